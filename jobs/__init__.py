@@ -1,0 +1,1 @@
+"""Spark jobs, Kafka consumers, imports and the index build."""

@@ -1,0 +1,1 @@
+"""Daily features with Spark, and their way into the online store."""

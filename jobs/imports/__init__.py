@@ -1,0 +1,1 @@
+"""Files and packages into the lake."""

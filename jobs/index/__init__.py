@@ -1,0 +1,1 @@
+"""Item vectors into Milvus, checked before they go live."""

@@ -1,0 +1,1 @@
+"""What keeps up with Kafka: real-time sequences, landing, replay."""

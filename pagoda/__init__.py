@@ -1,0 +1,1 @@
+"""The contract that every room of Pagoda shares, and its command line."""

@@ -1,0 +1,65 @@
+"""`pagoda`: each command is a typer app that lives with the stage it runs.
+
+The stages are named as text and imported only when asked for: `pagoda` imports no room, and
+`pagoda status` does not pay for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+import typer
+from typer.main import get_command
+
+from pagoda.console import run
+
+# command: (module:app, one line of help). A command of two words is a group.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("pagoda.cli.servers:up", "Start the local servers and wait until they answer."),
+    "down": ("pagoda.cli.servers:down", "Stop the local servers."),
+    "status": ("pagoda.cli.servers:status", "Show each server: health, memory, port, log."),
+    "doctor": ("pagoda.cli.doctor:app", "Find what is wrong with this machine or the settings."),
+    "jars": ("pagoda.cli.jars:app", "Fetch the jars of Spark and Kafka by coordinate."),
+    "import": ("jobs.imports.cli:app", "Bring a data set into the lake."),
+    "features": ("jobs.batch.cli:app", "Build feature tables, apply, materialise."),
+    "stream": ("jobs.stream.cli:app", "Consume, land or replay events."),
+    "train": ("training.train:app", "Train a recipe and write a bundle."),
+    "evaluate": ("training.evaluate:app", "Judge a bundle beside the baselines."),
+    "index": ("jobs.index.build:app", "Build and check a collection, then swap the alias."),
+    "models": ("pagoda.cli.models:app", "List bundles, promote one, go back."),
+    "serve": ("serving.server:app", "Run the search service."),
+    "search": ("pagoda.cli.search:app", "Ask the running search service."),
+    "run": ("pagoda.cli.run:app", "Trigger the Airflow DAGs and follow them."),
+    "check": ("jobs.checks.cli:app", "Parity, contracts, index: is what is served right?"),
+    "demo": ("pagoda.cli.demo:app", "The whole road on real purchases."),
+    "stages": ("pagoda.cli.stages:app", "The stages, what each reads and writes; draw the road."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        app: Any = getattr(importlib.import_module(module), attribute)
+        command = get_command(app) if isinstance(app, typer.Typer) else app
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(_Lazy(name="pagoda", help="Embedding-based product retrieval as one platform."))
+
+
+if __name__ == "__main__":
+    main()

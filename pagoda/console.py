@@ -1,0 +1,87 @@
+"""How every command talks: people on stderr, data on stdout, one clear message on failure."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import orjson
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pagoda.errors import PagodaError
+
+people = Console(stderr=True)
+_data = Console(soft_wrap=True)
+
+
+def run(app: typer.Typer | Callable[[], Any]) -> None:
+    """Run a command line app; a PagodaError becomes one message and its exit code.
+
+    PAGODA_DEBUG=1 shows tracebacks.
+    """
+    configure_logging()
+    try:
+        app()
+    except PagodaError as error:
+        if os.environ.get("PAGODA_DEBUG"):
+            raise
+        people.print(f"[bold red]error[/] {type(error).__name__}: ", end="")
+        people.print(str(error), markup=False, highlight=False)
+        sys.exit(error.exit_code)
+
+
+def configure_logging() -> None:
+    """Key-value log lines on stderr; JSON where nobody watches."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=True)
+        if sys.stderr.isatty()
+        else structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"])
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def emit_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(
+        orjson.dumps(
+            value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=str
+        ).decode()
+        + "\n"
+    )
+
+
+def emit_table(
+    rows: Iterable[Mapping[str, Any]], *, title: str | None = None, as_json: bool = False
+) -> None:
+    """Rows as a table for people or as JSON for programs; columns as in the first row."""
+    rows = list(rows)
+    if as_json:
+        emit_json(rows)
+        return
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in rows[0] if rows else ():
+        table.add_column(column, justify="right" if _numeric(rows, column) else "left")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    _data.print(table)
+
+
+def _numeric(rows: list[Mapping[str, Any]], column: str) -> bool:
+    return all(isinstance(row[column], int | float) for row in rows if row[column] is not None)

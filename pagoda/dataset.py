@@ -1,0 +1,68 @@
+"""What an import recorded about its data set: `$PAGODA_HOME/dataset.json`.
+
+The actions that count as clicks, the shift to now, and the days that evaluation uses belong to
+the data, not to the code: every room reads them here.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pagoda.errors import NothingToDo
+from pagoda.settings import Settings
+
+
+class Dataset(BaseModel):
+    """The imported data set.
+
+    Attributes:
+        click_actions: actions that count as clicks in R, S and the click part of L.
+        positive_actions: actions on a search's item that make a training row.
+        shift_days: whole weeks added to every time at import, in days.
+        first_day, last_day: the first and last UTC day with events, after the shift.
+        test_from, validation_from: first day of the test and of the validation week, shifted;
+            the validation week ends where the test week begins.
+        query_protocol: how queries came to be, said with every number from them.
+        fingerprint: of source files, mapping and options.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    click_actions: tuple[str, ...] = ("click",)
+    positive_actions: tuple[str, ...] = ("click", "buy")
+    shift_days: int = 0
+    first_day: date
+    last_day: date
+    validation_from: date
+    test_from: date
+    query_protocol: str
+    fingerprint: str
+
+
+def path(settings: Settings) -> Path:
+    """Where the record lies."""
+    return settings.home / "dataset.json"
+
+
+def load(settings: Settings) -> Dataset:
+    """The imported data set. Raises: NothingToDo if nothing was imported yet."""
+    try:
+        return Dataset.model_validate_json(path(settings).read_text())
+    except FileNotFoundError:
+        raise NothingToDo(
+            "no data set was imported",
+            where=str(path(settings)),
+            next_step="Run `pagoda import completejourney`, or `pagoda import files`.",
+        ) from None
+
+
+def save(settings: Settings, dataset: Dataset) -> None:
+    """Write the record whole or not at all."""
+    target = path(settings)
+    draft = target.with_suffix(".draft")
+    draft.write_text(dataset.model_dump_json(indent=2))
+    draft.replace(target)

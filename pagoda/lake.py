@@ -1,0 +1,98 @@
+"""The lake: Iceberg tables that PyIceberg and Spark share through one catalog.
+
+Locally the catalog is a SQLite file (WAL, busy timeout 30 s) and the warehouse a folder; on a
+cluster settings name another catalog and no code changes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import cast
+
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError
+from pyiceberg.table import Table as IcebergTable
+from pyiceberg.transforms import DayTransform, IdentityTransform
+
+from pagoda.features import VIEWS
+from pagoda.schemas import RAW_TABLES, Table
+from pagoda.settings import Settings
+
+CATALOG = "lake"
+_BUSY_TIMEOUT_S = 30
+
+
+def catalog(settings: Settings) -> Catalog:
+    """The catalog, as settings name it; the local one is made at first use."""
+    if settings.lake.pyiceberg:
+        return load_catalog(CATALOG, **settings.lake.pyiceberg)
+    database = settings.lake_folder / "catalog.db"
+    if not database.exists():
+        with sqlite3.connect(database) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    return load_catalog(
+        CATALOG,
+        type="sql",
+        uri=f"sqlite:///{database}?timeout={_BUSY_TIMEOUT_S}",
+        warehouse=settings.lake_folder.as_uri(),
+    )
+
+
+def spark_conf(settings: Settings) -> dict[str, str]:
+    """Spark's side of the same catalog."""
+    prefix = f"spark.sql.catalog.{CATALOG}"
+    given = settings.lake.spark or {
+        "type": "jdbc",
+        "uri": f"jdbc:sqlite:{settings.lake_folder / 'catalog.db'}",
+        "jdbc.schema-version": "V1",
+        "jdbc.busy_timeout": str(_BUSY_TIMEOUT_S * 1000),
+        "warehouse": settings.lake_folder.as_uri(),
+    }
+    return {
+        prefix: "org.apache.iceberg.spark.SparkCatalog",
+        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+        **{f"{prefix}.{key}": value for key, value in given.items()},
+    }
+
+
+def spark_name(settings: Settings, table: Table) -> str:
+    """How Spark SQL calls a table."""
+    return f"{CATALOG}.{settings.lake.namespace}.{table.name}"
+
+
+def open_table(settings: Settings, table: Table) -> IcebergTable:
+    """The Iceberg table, created empty if it is not there."""
+    lake = catalog(settings)
+    identifier = (settings.lake.namespace, table.name)
+    if lake.table_exists(identifier):
+        return lake.load_table(identifier)
+    try:
+        lake.create_namespace(settings.lake.namespace)
+    except NamespaceAlreadyExistsError:
+        pass
+    try:
+        created = lake.create_table(
+            identifier,
+            schema=table.schema,
+            properties={
+                "format-version": "2",
+                "write.parquet.compression-codec": "zstd",
+                "commit.retry.num-retries": "10",
+            },
+        )
+    except TableAlreadyExistsError:
+        return lake.load_table(identifier)
+    if table.partition_by_day:
+        column = table.schema.field(table.partition_by_day)
+        transform = IdentityTransform() if str(column.type) == "date32[day]" else DayTransform()
+        with created.update_spec() as spec:
+            spec.add_field(table.partition_by_day, transform, f"{table.partition_by_day}_day")
+    return cast(IcebergTable, lake.load_table(identifier))
+
+
+def create_all(settings: Settings) -> None:
+    """Create every table that is missing."""
+    for table in (*RAW_TABLES, *(view.table for view in VIEWS)):
+        open_table(settings, table)
+
+

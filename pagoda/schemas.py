@@ -1,0 +1,135 @@
+"""The lake's tables: columns, partitions, and what each is for.
+
+Times are timestamptz truncated to milliseconds; arrays hold epoch milliseconds. `*_key` columns
+are `pagoda.ids` hashes of the string beside them. `source` says where a row came from: the
+import's name, or `kafka:<topic>:<partition>:<offset>`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+ACTIONS = ("impression", "click", "collect", "cart", "buy")
+
+TS = pa.timestamp("us", tz="UTC")
+INT64S = pa.list_(pa.field("element", pa.int64()))
+TEXTS = pa.list_(pa.field("element", pa.string()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One Iceberg table of the namespace `pagoda`.
+
+    Attributes:
+        partition_by_day: the timestamp or date column whose UTC day partitions the table.
+    """
+
+    name: str
+    purpose: str
+    schema: pa.Schema
+    partition_by_day: str | None = None
+
+
+def _schema(*required: tuple[str, pa.DataType], optional: tuple[tuple[str, pa.DataType], ...] = ()
+            ) -> pa.Schema:
+    return pa.schema(
+        [pa.field(name, kind, nullable=False) for name, kind in required]
+        + [pa.field(name, kind) for name, kind in optional]
+    )
+
+
+ITEMS = Table(
+    name="items",
+    purpose="The catalogue, one row an item.",
+    schema=_schema(
+        ("item_id", pa.string()),
+        ("item_key", pa.int64()),
+        ("updated_at", TS),
+        ("source", pa.string()),
+        optional=(
+            ("title", pa.string()),
+            ("brand", pa.string()),
+            ("leaf_category", pa.string()),
+            ("category", pa.string()),
+            ("first_category", pa.string()),
+            ("shop", pa.string()),
+            ("colour", pa.string()),
+            ("size", pa.string()),
+            ("price", pa.float64()),
+            ("in_stock", pa.bool_()),
+            ("attributes", pa.map_(pa.string(), pa.string())),
+        ),
+    ),
+)
+
+EVENTS = Table(
+    name="events",
+    purpose="What users did. A resent event may stand twice: readers take each (event_id, ts) "
+    "once, with its smallest ingested_at.",
+    schema=_schema(
+        ("event_id", pa.string()),
+        ("event_key", pa.int64()),
+        ("user_id", pa.string()),
+        ("user_key", pa.int64()),
+        ("item_id", pa.string()),
+        ("item_key", pa.int64()),
+        ("action", pa.string()),
+        ("ts", TS),
+        ("ingested_at", TS),
+        ("source", pa.string()),
+        optional=(("search_id", pa.string()), ("position", pa.int32()), ("shop", pa.string())),
+    ),
+    partition_by_day="ts",
+)
+
+SEARCHES = Table(
+    name="searches",
+    purpose="What users asked. Duplicates as in events, by (search_id, ts).",
+    schema=_schema(
+        ("search_id", pa.string()),
+        ("search_key", pa.int64()),
+        ("user_id", pa.string()),
+        ("user_key", pa.int64()),
+        ("query", pa.string()),
+        ("ts", TS),
+        ("ingested_at", TS),
+        ("source", pa.string()),
+    ),
+    partition_by_day="ts",
+)
+
+IDS = Table(
+    name="ids",
+    purpose="Every key and the id it stands for; kind is user, item, event or search. "
+    "Users and items only are kept: events and searches carry both forms themselves.",
+    schema=_schema(("kind", pa.string()), ("id", pa.string()), ("key", pa.int64())),
+)
+
+REJECTED = Table(
+    name="rejected",
+    purpose="What could not be read, with the reason, the raw record and its place.",
+    schema=_schema(
+        ("source", pa.string()),
+        ("place", pa.string()),
+        ("reason", pa.string()),
+        ("raw", pa.binary()),
+        ("rejected_at", TS),
+    ),
+)
+
+SERVED = Table(
+    name="served",
+    purpose="Sampled requests with the feature rows as read, before the cut, as JSON.",
+    schema=_schema(
+        ("search_id", pa.string()),
+        ("user_key", pa.int64()),
+        ("t", TS),
+        ("bundle", pa.string()),
+        ("features", pa.string()),
+    ),
+    partition_by_day="t",
+)
+
+RAW_TABLES = (ITEMS, EVENTS, SEARCHES, IDS, REJECTED, SERVED)

@@ -1,0 +1,254 @@
+"""Settings: one frozen object, read once in `main` or `create_app`, never at import.
+
+Precedence, highest first: environment (`PAGODA_KAFKA__BOOTSTRAP_SERVERS=…`), then
+`$PAGODA_HOME/settings.toml`, then the addresses that `pagoda up` wrote for the local servers
+(`$PAGODA_HOME/run/endpoints.toml`), then the defaults below. Moving from one machine to clusters
+changes these values and no code.
+
+Secrets are files of mode 0600 under `$PAGODA_HOME/secrets`, generated at first use; a setting
+that is given wins over the file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from pagoda.errors import SettingsError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kafka(_Part):
+    """Kafka and the names of its topics."""
+
+    bootstrap_servers: str = "127.0.0.1:19092"
+    events_topic: str = "behaviour-events"
+    searches_topic: str = "search-events"
+    items_topic: str = "item-updates"
+    partitions: int = Field(default=4, ge=1)
+    stream_group: str = "pagoda-sequences"
+
+    @property
+    def topics(self) -> tuple[str, str, str]:
+        """The topics that carry input."""
+        return (self.events_topic, self.searches_topic, self.items_topic)
+
+    @staticmethod
+    def rejected(topic: str) -> str:
+        """Where records of `topic` go that cannot be read."""
+        return f"{topic}.rejected"
+
+
+class Redis(_Part):
+    """The online store."""
+
+    host: str = "127.0.0.1"
+    port: int = 16379
+    password: SecretStr | None = None
+
+
+class Milvus(_Part):
+    """The vector index."""
+
+    uri: str = "http://127.0.0.1:19530"
+    user: str = "root"
+    password: SecretStr | None = None
+    alias: str = "items"
+
+
+class Lake(_Part):
+    """The Iceberg catalog. Unset: a SQLite catalog and a warehouse folder in PAGODA_HOME.
+
+    Attributes:
+        pyiceberg: properties for PyIceberg's load_catalog, replacing the local ones.
+        spark: properties below `spark.sql.catalog.lake.`, replacing the local ones.
+    """
+
+    pyiceberg: dict[str, str] = {}
+    spark: dict[str, str] = {}
+    namespace: str = "pagoda"
+
+
+class Spark(_Part):
+    """Where and how Spark runs."""
+
+    master: str = "local[*]"
+    driver_memory: str = "3g"
+    shuffle_partitions: int = 8
+    conf: dict[str, str] = {}
+
+
+class Airflow(_Part):
+    """Airflow's API server, and the environment it lives in."""
+
+    url: str = "http://127.0.0.1:18080"
+    user: str = "admin"
+    password: SecretStr | None = None
+    environment: Path = PROJECT_ROOT / ".venv-airflow"
+
+
+class Serving(_Part):
+    """The search service."""
+
+    host: str = "127.0.0.1"
+    port: int = 18000
+    max_k: int = 1000
+    served_sample: float = Field(default=0.1, ge=0, le=1)
+
+
+class Settings(BaseSettings):
+    """All settings of one installation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PAGODA_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    home: Path = PROJECT_ROOT / ".pagoda"
+    servers: Literal["embedded", "external"] = "embedded"
+    kafka: Kafka = Kafka()
+    redis: Redis = Redis()
+    milvus: Milvus = Milvus()
+    lake: Lake = Lake()
+    spark: Spark = Spark()
+    airflow: Airflow = Airflow()
+    serving: Serving = Serving()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over the user's file over what `pagoda up` found free."""
+        home = home_folder()
+        files = (home / "settings.toml", home / "run" / "endpoints.toml")
+        return (
+            init_settings,
+            env_settings,
+            *(TomlConfigSettingsSource(settings_cls, file) for file in files if file.exists()),
+        )
+
+    # Folders -----------------------------------------------------------------------------------
+
+    @property
+    def logs(self) -> Path:
+        """Logs of servers and stages."""
+        return self._folder("logs")
+
+    @property
+    def run(self) -> Path:
+        """Sockets, pid files and addresses of running servers."""
+        return self._folder("run")
+
+    @property
+    def lake_folder(self) -> Path:
+        """Local catalog and warehouse."""
+        return self._folder("lake")
+
+    @property
+    def jars(self) -> Path:
+        """Jars fetched by coordinate: `jars/spark`, `jars/kafka`."""
+        return self._folder("jars")
+
+    @property
+    def bundles(self) -> Path:
+        """Model bundles, and which of them is current."""
+        return self._folder("bundles")
+
+    @property
+    def feast_folder(self) -> Path:
+        """Feast's registry and lock."""
+        return self._folder("feast")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of streaming queries."""
+        return self._folder("checkpoints")
+
+    @property
+    def scratch(self) -> Path:
+        """Training rows and other files that can be made again."""
+        return self._folder("scratch")
+
+    def data(self, server: str) -> Path:
+        """The data folder of one local server."""
+        return self._folder(f"data/{server}")
+
+    def _folder(self, name: str) -> Path:
+        path = self.home / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    # Secrets -----------------------------------------------------------------------------------
+
+    def redis_password(self) -> str:
+        """Redis's password, generated at first use."""
+        return self._secret("redis", self.redis.password)
+
+    def milvus_password(self) -> str:
+        """The password of Milvus's user, generated at first use."""
+        return self._secret("milvus", self.milvus.password)
+
+    def airflow_password(self) -> str:
+        """The password of Airflow's user, generated at first use."""
+        return self._secret("airflow", self.airflow.password)
+
+    def _secret(self, name: str, given: SecretStr | None) -> str:
+        return given.get_secret_value() if given else secret(self.home, name)
+
+
+def home_folder() -> Path:
+    """`$PAGODA_HOME`, or `.pagoda` beside the code."""
+    return Path(os.environ.get("PAGODA_HOME") or PROJECT_ROOT / ".pagoda").absolute()
+
+
+def secret(home: Path, name: str) -> str:
+    """The secret of that name, generated at first use into a file of mode 0600."""
+    path = home / "secrets" / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_name(f".{name}.{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(24))
+        try:
+            os.link(draft, path)  # fails if another process was first: then its secret counts
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text()
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings. Raises: SettingsError naming every setting that is wrong."""
+    overrides.setdefault("home", home_folder())
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
+            for each in error.errors()
+        )
+        raise SettingsError(
+            problems,
+            where="settings",
+            next_step="Check PAGODA_* variables and settings.toml, or run `pagoda doctor`.",
+        ) from error

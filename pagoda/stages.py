@@ -1,0 +1,104 @@
+"""The road as data: every stage, what it reads and writes, and how to start it.
+
+The README's picture is drawn from this list, and a test holds that everything read is written
+by somebody (or comes from outside).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Room = Literal["outside", "jobs", "feature_repo", "training", "serving"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of the road.
+
+    Attributes:
+        entry: module that runs it (`python -m`), or None where it is not a process of its own.
+        reads, writes: places by name: `lake:events`, `topic:behaviour-events`, `online:user_day`,
+            `bundle`, `index`, `files`, `requests`.
+        dag: the DAG that runs it on schedule.
+    """
+
+    name: str
+    room: Room
+    entry: str | None
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    dag: str | None = None
+
+
+OUTSIDE = ("files", "requests", "topic:behaviour-events", "topic:search-events",
+           "topic:item-updates")
+
+STAGES = (
+    Stage(
+        name="import",
+        room="jobs",
+        entry="jobs.imports.cli",
+        reads=("files",),
+        writes=("lake:items", "lake:events", "lake:searches", "lake:ids", "lake:rejected"),
+        dag="ingest",
+    ),
+    Stage(
+        name="landing",
+        room="jobs",
+        entry="jobs.stream.landing",
+        reads=("topic:behaviour-events", "topic:search-events", "topic:item-updates",
+               "topic:rejected"),
+        writes=("lake:events", "lake:searches", "lake:items", "lake:rejected"),
+    ),
+    Stage(
+        name="sequences",
+        room="jobs",
+        entry="jobs.stream.sequences",
+        reads=("topic:behaviour-events", "topic:search-events"),
+        writes=("online:user_intraday", "topic:rejected"),
+    ),
+    Stage(
+        name="features",
+        room="jobs",
+        entry="jobs.batch.build",
+        reads=("lake:items", "lake:events", "lake:searches"),
+        writes=("lake:user_day", "lake:user_intraday", "lake:user_stats", "lake:item_stats",
+                "lake:item_profile"),
+        dag="features",
+    ),
+    Stage(
+        name="materialise",
+        room="jobs",
+        entry="jobs.batch.materialise",
+        reads=("lake:user_day", "lake:user_stats", "lake:item_stats", "lake:item_profile"),
+        writes=("online:user_day", "online:user_stats", "online:item_stats",
+                "online:item_profile"),
+        dag="features",
+    ),
+    Stage(
+        name="train",
+        room="training",
+        entry="training.train",
+        reads=("lake:items", "lake:events", "lake:searches", "lake:user_day",
+               "lake:user_intraday", "lake:user_stats"),
+        writes=("bundle",),
+        dag="train",
+    ),
+    Stage(
+        name="index",
+        room="jobs",
+        entry="jobs.index.build",
+        reads=("bundle",),
+        writes=("index",),
+        dag="index",
+    ),
+    Stage(
+        name="search",
+        room="serving",
+        entry="serving.server",
+        reads=("requests", "bundle", "index", "online:user_day", "online:user_intraday",
+               "online:user_stats"),
+        writes=("topic:search-events", "lake:served"),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Brute-force answers that share no code with what they judge."""

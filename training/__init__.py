@@ -1,0 +1,1 @@
+"""Fits the towers on point-in-time rows and judges them."""
