@@ -1,14 +1,14 @@
 """Every error a person can meet, drawn as one tree.
 
-    PagodaError
-    ├── SettingsError      a setting is missing, malformed or contradicts another
-    ├── MachineError       this machine lacks something: Java, disk, a port
-    ├── InputError         data or arguments that cannot be used; lists every problem found
-    ├── NothingToDo        a step found nothing to work on
-    ├── DependencyDown     a server that is needed does not answer
-    ├── BundleRefused      a model bundle is incomplete, altered or does not fit
-    ├── CheckFailed        a check ran and found the system wrong (parity, recall, ...)
-    └── Conflict           somebody else wrote meanwhile; trying again is right
+PagodaError
+├── SettingsError      a setting is missing, malformed or contradicts another
+├── MachineError       this machine lacks something: Java, disk, a port
+├── InputError         data or arguments that cannot be used; lists every problem found
+├── NothingToDo        a step found nothing to work on
+├── DependencyDown     a server that is needed does not answer
+├── BundleRefused      a model bundle is incomplete, altered or does not fit
+├── CheckFailed        a check ran and found the system wrong (parity, recall, ...)
+└── Conflict           somebody else wrote meanwhile; trying again is right
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ class InputError(PagodaError):
         next_step: str | None = None,
     ) -> None:
         self.problems = list(problems)
-        super().__init__(
-            what, where=where, expected=expected, found=found, next_step=next_step
-        )
+        super().__init__(what, where=where, expected=expected, found=found, next_step=next_step)
 
     def _message(self) -> str:
         return "\n".join([super()._message(), *(f"  - {problem}" for problem in self.problems)])

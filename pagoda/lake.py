@@ -17,9 +17,7 @@ from pyiceberg.transforms import DayTransform, IdentityTransform
 from pagoda.features import VIEWS
 from pagoda.schemas import RAW_TABLES, Table
 from pagoda.settings import Settings
-
-CATALOG = "lake"
-_BUSY_TIMEOUT_S = 30
+from pagoda.spark import BUSY_TIMEOUT_S, CATALOG
 
 
 def catalog(settings: Settings) -> Catalog:
@@ -33,26 +31,9 @@ def catalog(settings: Settings) -> Catalog:
     return load_catalog(
         CATALOG,
         type="sql",
-        uri=f"sqlite:///{database}?timeout={_BUSY_TIMEOUT_S}",
+        uri=f"sqlite:///{database}?timeout={BUSY_TIMEOUT_S}",
         warehouse=settings.lake_folder.as_uri(),
     )
-
-
-def spark_conf(settings: Settings) -> dict[str, str]:
-    """Spark's side of the same catalog."""
-    prefix = f"spark.sql.catalog.{CATALOG}"
-    given = settings.lake.spark or {
-        "type": "jdbc",
-        "uri": f"jdbc:sqlite:{settings.lake_folder / 'catalog.db'}",
-        "jdbc.schema-version": "V1",
-        "jdbc.busy_timeout": str(_BUSY_TIMEOUT_S * 1000),
-        "warehouse": settings.lake_folder.as_uri(),
-    }
-    return {
-        prefix: "org.apache.iceberg.spark.SparkCatalog",
-        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
-        **{f"{prefix}.{key}": value for key, value in given.items()},
-    }
 
 
 def spark_name(settings: Settings, table: Table) -> str:
@@ -94,5 +75,3 @@ def create_all(settings: Settings) -> None:
     """Create every table that is missing."""
     for table in (*RAW_TABLES, *(view.table for view in VIEWS)):
         open_table(settings, table)
-
-

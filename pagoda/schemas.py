@@ -32,8 +32,9 @@ class Table:
     partition_by_day: str | None = None
 
 
-def _schema(*required: tuple[str, pa.DataType], optional: tuple[tuple[str, pa.DataType], ...] = ()
-            ) -> pa.Schema:
+def _schema(
+    *required: tuple[str, pa.DataType], optional: tuple[tuple[str, pa.DataType], ...] = ()
+) -> pa.Schema:
     return pa.schema(
         [pa.field(name, kind, nullable=False) for name, kind in required]
         + [pa.field(name, kind) for name, kind in optional]

@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pagoda.features import VIEWS
+
+_VIEWS = frozenset(view.name for view in VIEWS)
+
 Room = Literal["outside", "jobs", "feature_repo", "training", "serving"]
 
 
@@ -31,8 +35,13 @@ class Stage:
     dag: str | None = None
 
 
-OUTSIDE = ("files", "requests", "topic:behaviour-events", "topic:search-events",
-           "topic:item-updates")
+OUTSIDE = (
+    "files",
+    "requests",
+    "topic:behaviour-events",
+    "topic:search-events",
+    "topic:item-updates",
+)
 
 STAGES = (
     Stage(
@@ -47,8 +56,12 @@ STAGES = (
         name="landing",
         room="jobs",
         entry="jobs.stream.landing",
-        reads=("topic:behaviour-events", "topic:search-events", "topic:item-updates",
-               "topic:rejected"),
+        reads=(
+            "topic:behaviour-events",
+            "topic:search-events",
+            "topic:item-updates",
+            "topic:rejected",
+        ),
         writes=("lake:events", "lake:searches", "lake:items", "lake:rejected"),
     ),
     Stage(
@@ -63,8 +76,13 @@ STAGES = (
         room="jobs",
         entry="jobs.batch.build",
         reads=("lake:items", "lake:events", "lake:searches"),
-        writes=("lake:user_day", "lake:user_intraday", "lake:user_stats", "lake:item_stats",
-                "lake:item_profile"),
+        writes=(
+            "lake:user_day",
+            "lake:user_intraday",
+            "lake:user_stats",
+            "lake:item_stats",
+            "lake:item_profile",
+        ),
         dag="features",
     ),
     Stage(
@@ -72,16 +90,21 @@ STAGES = (
         room="jobs",
         entry="jobs.batch.materialise",
         reads=("lake:user_day", "lake:user_stats", "lake:item_stats", "lake:item_profile"),
-        writes=("online:user_day", "online:user_stats", "online:item_stats",
-                "online:item_profile"),
+        writes=("online:user_day", "online:user_stats", "online:item_stats", "online:item_profile"),
         dag="features",
     ),
     Stage(
         name="train",
         room="training",
         entry="training.train",
-        reads=("lake:items", "lake:events", "lake:searches", "lake:user_day",
-               "lake:user_intraday", "lake:user_stats"),
+        reads=(
+            "lake:items",
+            "lake:events",
+            "lake:searches",
+            "lake:user_day",
+            "lake:user_intraday",
+            "lake:user_stats",
+        ),
         writes=("bundle",),
         dag="train",
     ),
@@ -97,8 +120,52 @@ STAGES = (
         name="search",
         room="serving",
         entry="serving.server",
-        reads=("requests", "bundle", "index", "online:user_day", "online:user_intraday",
-               "online:user_stats"),
+        reads=(
+            "requests",
+            "bundle",
+            "index",
+            "online:user_day",
+            "online:user_intraday",
+            "online:user_stats",
+        ),
         writes=("topic:search-events", "lake:served"),
     ),
 )
+
+
+def place_of(name: str) -> str:
+    """The place in the road's picture that a name belongs to: tables and topics drawn together."""
+    kind, _, what = name.partition(":")
+    if kind == "lake":
+        return "feature tables" if what in _VIEWS else "lake"
+    return {"topic": "Kafka", "online": "online store"}.get(kind, kind)
+
+
+def draw() -> str:
+    """The road as a Mermaid flow chart: stages as boxes, what they read and write between."""
+    shapes = {
+        "Kafka": '[["Kafka topics"]]',
+        "lake": '[("lake<br/>Iceberg")]',
+        "feature tables": '[("feature tables<br/>Iceberg, Feast offline")]',
+        "online store": '[("online features<br/>Feast on Redis")]',
+        "bundle": '[/"model bundle"/]',
+        "index": '[("item vectors<br/>Milvus")]',
+        "files": '[/"files"/]',
+        "requests": '(["searches"])',
+    }
+    lines = ["flowchart LR"]
+    places = {place_of(name) for stage in STAGES for name in (*stage.reads, *stage.writes)}
+    lines += [f"    {_node(place)}{shapes[place]}" for place in shapes if place in places]
+    for stage in STAGES:
+        lines.append(f'    {stage.name}["<b>{stage.name}</b><br/><i>{stage.entry}</i>"]')
+    edges: dict[str, None] = {}
+    for stage in STAGES:
+        for name in stage.reads:
+            edges[f"    {_node(place_of(name))} --> {stage.name}"] = None
+        for name in stage.writes:
+            edges[f"    {stage.name} --> {_node(place_of(name))}"] = None
+    return "\n".join([*lines, *edges])
+
+
+def _node(place: str) -> str:
+    return "place_" + place.replace(" ", "_")
