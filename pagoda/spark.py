@@ -1,4 +1,7 @@
-"""One way to configure Spark: for jobs, tests and Airflow's SparkSubmitOperator alike."""
+"""One way to configure Spark: for jobs, tests and Airflow's SparkSubmitOperator alike.
+
+Imports neither pyspark nor pyiceberg: Airflow's environment reads the configuration too.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pagoda import lake
+import structlog
+
 from pagoda.errors import MachineError
 from pagoda.settings import Settings
 
@@ -15,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pyspark.sql import SparkSession
+
+log = structlog.get_logger()
+
+CATALOG = "lake"
+BUSY_TIMEOUT_S = 30  # how long a writer waits for the local catalog's SQLite lock
 
 
 def conf(settings: Settings) -> dict[str, str]:
@@ -37,8 +46,25 @@ def conf(settings: Settings) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
-        **lake.spark_conf(settings),
+        **catalog_conf(settings),
         **settings.spark.conf,
+    }
+
+
+def catalog_conf(settings: Settings) -> dict[str, str]:
+    """Spark's side of the catalog that `pagoda.lake` opens with PyIceberg."""
+    prefix = f"spark.sql.catalog.{CATALOG}"
+    given = settings.lake.spark or {
+        "type": "jdbc",
+        "uri": f"jdbc:sqlite:{settings.lake_folder / 'catalog.db'}",
+        "jdbc.schema-version": "V1",
+        "jdbc.busy_timeout": str(BUSY_TIMEOUT_S * 1000),
+        "warehouse": settings.lake_folder.as_uri(),
+    }
+    return {
+        prefix: "org.apache.iceberg.spark.SparkCatalog",
+        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+        **{f"{prefix}.{key}": value for key, value in given.items()},
     }
 
 
@@ -57,6 +83,7 @@ def session(settings: Settings, name: str) -> Iterator[SparkSession]:
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
+    log.info("spark", application_id=spark.sparkContext.applicationId, job=name)
     try:
         yield spark
     finally:
