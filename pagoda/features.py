@@ -49,7 +49,7 @@ class View:
     @property
     def table(self) -> Table:
         """The Iceberg table of the view."""
-        head = [
+        head: list[pa.Field[Any]] = [
             pa.field(self.entity, pa.int64(), nullable=False),
             pa.field("event_timestamp", TS, nullable=False),
             pa.field("created", TS, nullable=False),

@@ -7,7 +7,8 @@ cluster settings name another catalog and no code changes.
 from __future__ import annotations
 
 import sqlite3
-from typing import cast
+from contextlib import suppress
+from typing import Any
 
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError
@@ -47,10 +48,8 @@ def open_table(settings: Settings, table: Table) -> IcebergTable:
     identifier = (settings.lake.namespace, table.name)
     if lake.table_exists(identifier):
         return lake.load_table(identifier)
-    try:
+    with suppress(NamespaceAlreadyExistsError):
         lake.create_namespace(settings.lake.namespace)
-    except NamespaceAlreadyExistsError:
-        pass
     try:
         created = lake.create_table(
             identifier,
@@ -65,10 +64,11 @@ def open_table(settings: Settings, table: Table) -> IcebergTable:
         return lake.load_table(identifier)
     if table.partition_by_day:
         column = table.schema.field(table.partition_by_day)
-        transform = IdentityTransform() if str(column.type) == "date32[day]" else DayTransform()
+        by_date = str(column.type) == "date32[day]"
+        transform: Any = IdentityTransform() if by_date else DayTransform()
         with created.update_spec() as spec:
             spec.add_field(table.partition_by_day, transform, f"{table.partition_by_day}_day")
-    return cast(IcebergTable, lake.load_table(identifier))
+    return lake.load_table(identifier)
 
 
 def create_all(settings: Settings) -> None:

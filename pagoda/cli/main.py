@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import click
 import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from pagoda.console import run
@@ -38,27 +40,33 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class _Lazy(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
+class _Lazy(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         app: Any = getattr(importlib.import_module(module), attribute)
-        command = get_command(app) if isinstance(app, typer.Typer) else app
+        command: Any = get_command(app) if isinstance(app, typer.Typer) else app
         command.name = cmd_name
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """The list of commands, without importing any of them."""
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for name, (_, text) in COMMANDS.items():
+            table.add_row(f"  [bold cyan]{name}[/]", text)
+        console = Console()
+        console.print("Usage: [bold]pagoda[/] COMMAND [ARGS]...    (--help after any command)\n")
+        console.print("Embedding-based product retrieval as one platform.\n")
+        console.print(table)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    run(_Lazy(name="pagoda", help="Embedding-based product retrieval as one platform."))
+    run(_Lazy(name="pagoda", no_args_is_help=True))
 
 
 if __name__ == "__main__":
