@@ -63,12 +63,27 @@ class Redis(_Part):
 
 
 class Milvus(_Part):
-    """The vector index."""
+    """The vector index.
+
+    Attributes:
+        alias: what rankers search; always names a whole, checked collection.
+        flat_max_items: up to here the index is exact (FLAT), beyond it IVF_SQ8.
+        nprobe: clusters that an unfiltered search of an IVF index reads; a filtered one reads
+            all of them, since with fewer it would silently return too few and wrong.
+        min_recall: below this, beside exact search, an index does not go live.
+        keep_collections: how many stay for going back, the live one among them.
+        timeout_ms: how long a search may take before Milvus counts as down.
+    """
 
     uri: str = "http://127.0.0.1:19530"
     user: str = "root"
     password: SecretStr | None = None
     alias: str = "items"
+    flat_max_items: int = Field(default=100_000, ge=0)
+    nprobe: int = Field(default=128, ge=1)
+    min_recall: float = Field(default=0.95, ge=0, le=1)
+    keep_collections: int = Field(default=3, ge=2)
+    timeout_ms: int = Field(default=5_000, ge=1)
 
 
 class Lake(_Part):
@@ -103,12 +118,27 @@ class Airflow(_Part):
 
 
 class Serving(_Part):
-    """The search service."""
+    """The search service.
+
+    Attributes:
+        max_k: most results of one request; 16,384 is Milvus's own limit.
+        relevance: what brand and category terms in a query do, unless the request says.
+        min_relevant: terms that fewer items satisfy are dropped, the most selective first.
+        poll_ms: how often the registry is asked which bundle is current.
+        served_sample: share of requests whose feature rows are kept in the lake's `served`.
+        example_users: how many recently active users the search page offers; 0 shows none.
+    """
 
     host: str = "127.0.0.1"
     port: int = 18000
-    max_k: int = 1000
+    max_k: int = Field(default=1000, ge=1, le=16_384)
+    relevance: Literal["filter", "post_filter", "off"] = "filter"
+    min_relevant: int = Field(default=10, ge=1)
+    poll_ms: int = Field(default=1_000, ge=10)
     served_sample: float = Field(default=0.1, ge=0, le=1)
+    served_flush_s: float = Field(default=60, gt=0)
+    served_retention_days: int = Field(default=14, ge=1)
+    example_users: int = Field(default=6, ge=0)
 
 
 class Settings(BaseSettings):
