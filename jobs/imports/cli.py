@@ -1,0 +1,85 @@
+"""`pagoda import`: bring a data set into the lake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.imports import queries
+from jobs.imports.completejourney import CompleteJourney
+from jobs.imports.run import Outcome, run_import
+from pagoda import settings
+from pagoda.console import emit_json, emit_table, people, run
+
+app = typer.Typer(
+    help="Bring a data set into the lake. The same import again changes nothing; an interrupted "
+    "one goes on; rows that cannot be read go to the table `rejected` with reason and place.",
+    no_args_is_help=True,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Counts as JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Take the place of another data set in the lake.")
+]
+ShiftAnew = Annotated[
+    bool, typer.Option("--shift-anew", help="Shift to the present week, not as recorded.")
+]
+
+
+@app.command()
+def completejourney(
+    households: Annotated[
+        int | None, typer.Option(help="A slice: this many households, and what they bought.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which households the slice takes.")] = 0,
+    no_shift: Annotated[
+        bool, typer.Option("--no-shift", help="Keep the times of 2017, for studies.")
+    ] = False,
+    queries_to: Annotated[
+        Path | None, typer.Option(help="Also write the query file here and print its SHA-256.")
+    ] = None,
+    shift_anew: ShiftAnew = False,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """A year of real grocery purchases; queries by the published protocol."""
+    source = CompleteJourney(shifted=not no_shift, households=households, seed=seed)
+    outcome = run_import(
+        settings.load(), source, replace=replace, shift_anew=shift_anew, dry_run=dry_run
+    )
+    if queries_to:
+        queries_to.write_bytes(b"".join(queries.query_file(source.query_rows())))
+        people.print(f"{queries_to}: sha256 {queries.checksum(source.query_rows())}")
+    show(outcome, as_json=as_json, dry_run=dry_run)
+
+
+def show(outcome: Outcome, *, as_json: bool, dry_run: bool) -> None:
+    """The counts on stdout, the rest for people on stderr."""
+    if as_json:
+        emit_json(outcome.as_json())
+        return
+    emit_table(
+        ({"table": name, **vars(counts)} for name, counts in outcome.tables.items()),
+        title="Would import (nothing was written)" if dry_run else "Imported",
+    )
+    record = outcome.dataset
+    people.print(
+        f"{record.name}: {record.first_day} to {record.last_day}, times shifted by "
+        f"{outcome.shift_days} days; validation from {record.validation_from}, "
+        f"test from {record.test_from}; clicks are {', '.join(record.click_actions)}"
+    )
+    for note in outcome.notes:
+        people.print(f"- {note}")
+
+
+@app.callback()
+def _group() -> None:
+    """One command a source."""
+
+
+if __name__ == "__main__":
+    run(app)
