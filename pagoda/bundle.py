@@ -1,0 +1,365 @@
+"""The bundle: all that serving needs of a trained model, in one folder that is whole or refused.
+
+    <bundles>/<name>/
+        bundle.json                  the manifest, with the SHA-256 of every other file
+        weights.safetensors          both towers
+        tokenizer.json               pagoda.text.Tokenizer
+        items.arrow                  pagoda.models.catalogue, ascending item_key
+        item_vectors.safetensors     `vectors`, float32 [N, width], row n belongs to row n of items
+
+Never pickle. A bundle is written beside its place and renamed into it, so that a reader sees all
+of it or nothing; `Bundle.load` checks everything and names every problem at once.
+
+For a small real bundle from synthetic rows in a second or two, see `tests/training/toy.py`:
+`toy.bundle(settings)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from pagoda import features
+from pagoda.errors import BundleRefused
+from pagoda.models.behaviour import Rows, TextNumbers, encode
+from pagoda.models.catalogue import SCHEMA, Catalogue
+from pagoda.text import Tokenizer
+from pagoda.windows import WindowSpec
+
+if TYPE_CHECKING:
+    from pagoda.models.towers import TwoTowers
+
+MANIFEST = "bundle.json"
+WEIGHTS, TOKENIZER, ITEMS, VECTORS = FILES = (
+    "weights.safetensors",
+    "tokenizer.json",
+    "items.arrow",
+    "item_vectors.safetensors",
+)
+
+
+class ModelSpec(BaseModel):
+    """How to build the model: its kind, its typed configuration, its tables' sizes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    config: dict[str, Any]
+    sizes: dict[str, int]
+
+
+class Metric(BaseModel):
+    """One line of the evaluation: a method's metrics over one set of rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    week: Literal["validation", "test"]
+    method: str
+    rows: str
+    count: int
+    values: dict[str, float]
+
+
+class Manifest(BaseModel):
+    """bundle.json.
+
+    Attributes:
+        name: folder name; letters, digits and underscores, as Milvus wants its collections.
+        fingerprint: of the recipe and of the content of everything that was trained on.
+        recipe_config: the whole typed recipe.
+        schema_hash: of the feature service's views, as the model was trained.
+        counts: rows, requests, items, seconds: what training saw.
+        snapshots: lake table to Iceberg snapshot id, as read.
+        dataset: the import's record: name, query protocol, shift, test and validation days.
+        files: file name to SHA-256.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    name: str
+    recipe: str
+    recipe_config: dict[str, Any]
+    fingerprint: str
+    created_at: datetime
+    model: ModelSpec
+    width: int
+    feature_service: str
+    schema_hash: str
+    windows: WindowSpec
+    counts: dict[str, float]
+    snapshots: dict[str, int]
+    dataset: dict[str, Any]
+    metrics: list[Metric]
+    files: dict[str, str] = {}
+
+    @property
+    def collection(self) -> str:
+        """The Milvus collection of this bundle's items."""
+        return f"items_{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A search as it comes in.
+
+    Attributes:
+        at_ms: its moment, epoch milliseconds.
+        rows: view name to the raw online feature row, before any cut; None where there is none.
+    """
+
+    query: str
+    at_ms: int
+    rows: Rows
+
+
+class Bundle:
+    """A whole, checked bundle."""
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        manifest: Manifest,
+        model: TwoTowers,
+        tokenizer: Tokenizer,
+        catalogue: Catalogue,
+        item_vectors: npt.NDArray[np.float32],
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.model = model
+        self.tokenizer = tokenizer
+        self.catalogue = catalogue
+        self.item_vectors = item_vectors
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.manifest.name
+
+    @property
+    def collection(self) -> str:
+        """The Milvus collection of its items."""
+        return self.manifest.collection
+
+    @property
+    def service(self) -> features.Service:
+        """The feature service that its user tower reads."""
+        return features.service(self.manifest.feature_service)
+
+    @property
+    def items(self) -> pa.Table:
+        """The item table: `pagoda.models.catalogue.SCHEMA`, ascending item_key."""
+        return self.catalogue.table
+
+    @classmethod
+    def load(cls, path: Path) -> Bundle:
+        """Load a bundle whole. Raises: BundleRefused naming every problem."""
+        from pagoda.models import towers
+
+        manifest, problems = _read_manifest(path)
+        problems += _altered_files(path, manifest) if manifest else []
+        if manifest is None or problems:
+            raise _refused(path, problems)
+        problems += _misfits(manifest)
+        tokenizer = Tokenizer.model_validate_json((path / TOKENIZER).read_bytes())
+        with pa.memory_map(str(path / ITEMS)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        vectors, vector_problems = _read_vectors(path / VECTORS)
+        problems += vector_problems
+        if table.schema != SCHEMA:
+            problems.append(f"{ITEMS}: columns differ from this version's item table")
+        elif vectors.shape != (len(table), manifest.width):
+            problems.append(
+                f"{VECTORS}: {list(vectors.shape)}, expected {[len(table), manifest.width]}"
+            )
+        catalogue = Catalogue(table)
+        if table.schema == SCHEMA and not np.all(np.diff(catalogue.keys) > 0):
+            problems.append(f"{ITEMS}: item_key does not ascend")
+        if problems:
+            raise _refused(path, problems)
+        try:
+            model = towers.load(manifest.model, path / WEIGHTS)
+        except ValueError as error:
+            raise _refused(path, [f"{WEIGHTS}: {error}"]) from error
+        return cls(
+            path=path,
+            manifest=manifest,
+            model=model,
+            tokenizer=tokenizer,
+            catalogue=catalogue,
+            item_vectors=vectors,
+        )
+
+    def embed(self, requests: Sequence[Request]) -> npt.NDArray[np.float32]:
+        """User vectors of requests, float32 [B, width].
+
+        Rows are joined, cut at each request's moment and encoded by the functions that made the
+        training rows. Unknown users, items and words are never an error.
+        """
+        import torch
+
+        from pagoda.models.inputs import user_batch
+
+        if not requests:
+            return np.empty((0, self.manifest.width), np.float32)
+        numbers = TextNumbers()
+        text_B = np.array([numbers[request.query] for request in requests], np.int64)
+        behaviour = encode(
+            ((request.rows, request.at_ms) for request in requests),
+            self.catalogue,
+            numbers,
+            spec=self.manifest.windows,
+        )
+        batch = user_batch(
+            behaviour,
+            self.catalogue,
+            self.tokenizer.encode(numbers.texts),
+            request_B=np.arange(len(requests)),
+            text_B=text_B,
+        )
+        with torch.inference_mode():
+            user_BD = self.model.encode_user(batch)
+        return np.asarray(user_BD.numpy(), np.float32)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest alone: cheap, no file is checked. Raises: BundleRefused."""
+    manifest, problems = _read_manifest(path)
+    if manifest is None:
+        raise _refused(path, problems)
+    return manifest
+
+
+def save(
+    bundles: Path,
+    manifest: Manifest,
+    *,
+    model: TwoTowers,
+    tokenizer: Tokenizer,
+    catalogue: Catalogue,
+    item_vectors: npt.NDArray[np.float32],
+) -> Path:
+    """Write `<bundles>/<manifest.name>`, all of it or nothing.
+
+    `manifest.files` is filled in here. Raises: FileExistsError if that name is taken.
+    """
+    from safetensors.numpy import save_file
+
+    from pagoda.models import towers
+
+    target = bundles / manifest.name
+    if target.exists():
+        raise FileExistsError(target)
+    draft = bundles / f".draft-{manifest.name}-{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        towers.save(model, draft / WEIGHTS)
+        (draft / TOKENIZER).write_text(tokenizer.model_dump_json())
+        with pa.ipc.new_file(str(draft / ITEMS), SCHEMA) as writer:
+            writer.write_table(catalogue.table)
+        save_file({"vectors": np.ascontiguousarray(item_vectors)}, draft / VECTORS)
+        whole = manifest.model_copy(
+            update={"files": {name: _digest(draft / name) for name in FILES}}
+        )
+        (draft / MANIFEST).write_text(whole.model_dump_json(indent=2))
+        for file in (*(draft / name for name in FILES), draft / MANIFEST, draft):
+            _flush(file)
+        draft.rename(target)
+        _flush(bundles)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _read_manifest(path: Path) -> tuple[Manifest | None, list[str]]:
+    try:
+        return Manifest.model_validate(json.loads((path / MANIFEST).read_bytes())), []
+    except OSError as error:
+        return None, [f"{MANIFEST}: {error.strerror}"]
+    except ValidationError as error:
+        return None, [
+            f"{MANIFEST}: {'.'.join(map(str, each['loc']))}: {each['msg']}"
+            for each in error.errors()
+        ]
+    except ValueError as error:
+        return None, [f"{MANIFEST}: not JSON: {error}"]
+
+
+def _altered_files(path: Path, manifest: Manifest) -> list[str]:
+    problems = [f"{name}: not named by the manifest" for name in set(FILES) - set(manifest.files)]
+    if manifest.name != path.name:
+        problems.append(f"{MANIFEST}: names {manifest.name!r}, the folder is {path.name!r}")
+    for name, digest in manifest.files.items():
+        try:
+            if _digest(path / name) != digest:
+                problems.append(f"{name}: altered (SHA-256 differs)")
+        except OSError as error:
+            problems.append(f"{name}: {error.strerror}")
+    return sorted(problems)
+
+
+def _misfits(manifest: Manifest) -> list[str]:
+    try:
+        service = features.service(manifest.feature_service)
+    except KeyError as error:
+        return [str(error.args[0])]
+    if service.schema_hash == manifest.schema_hash:
+        return []
+    return [
+        f"feature service {service.name}: schema hash {manifest.schema_hash} at training, "
+        f"{service.schema_hash} now"
+    ]
+
+
+def _read_vectors(path: Path) -> tuple[npt.NDArray[np.float32], list[str]]:
+    from safetensors.numpy import load_file
+
+    vectors: npt.NDArray[np.float32] | None = load_file(path).get("vectors")
+    if vectors is None or vectors.dtype != np.float32 or vectors.ndim != 2:
+        return np.empty((0, 0), np.float32), [f"{path.name}: no float32 matrix `vectors`"]
+    if not np.isfinite(vectors).all():
+        return vectors, [f"{path.name}: some vectors are not finite"]
+    return vectors, []
+
+
+def _refused(path: Path, problems: list[str]) -> BundleRefused:
+    return BundleRefused(
+        "this bundle cannot be used",
+        where=str(path),
+        found="; ".join(problems),
+        next_step="Train again, or go back with `pagoda models rollback`.",
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def as_json(value: Any) -> Mapping[str, Any]:
+    """A dataclass as plain JSON values, for the manifest."""
+    dumped: Mapping[str, Any] = TypeAdapter(type(value)).dump_python(value, mode="json")
+    return dumped

@@ -1,0 +1,1 @@
+"""The towers and what they read: shared by training and serving."""

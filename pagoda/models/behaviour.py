@@ -1,0 +1,123 @@
+"""Feature rows to what the towers read: cut at the moment of the request, keys to numbers.
+
+The same functions serve a live request and a training row, so that both see the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pagoda.features import USER_STATS, candidates_of
+from pagoda.models.catalogue import Catalogue
+from pagoda.models.ragged import Ragged
+from pagoda.windows import LONG_TERM_ACTIONS, Candidates, Windows, WindowSpec, cut
+
+Rows = Mapping[str, Mapping[str, Any] | None]
+# One more than the columns: whether there was a row at all.
+STATS_WIDTH = len(USER_STATS.columns) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """What U requests know of their users.
+
+    Attributes:
+        real_time, short_term, long_term: item numbers, oldest first, U rows each.
+        queries: numbers into a list of distinct texts kept beside it, oldest first, U rows.
+        stats_UF: log1p of user statistics and 1 where there are any, float32 [U, F].
+    """
+
+    real_time: Ragged
+    short_term: Ragged
+    long_term: dict[str, Ragged]
+    queries: Ragged
+    stats_UF: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.real_time)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Behaviour:
+        """The requests of these numbers."""
+        return Behaviour(
+            real_time=self.real_time.take(rows),
+            short_term=self.short_term.take(rows),
+            long_term={action: each.take(rows) for action, each in self.long_term.items()},
+            queries=self.queries.take(rows),
+            stats_UF=self.stats_UF[rows],
+        )
+
+
+class TextNumbers:
+    """Distinct texts in order of first appearance."""
+
+    def __init__(self) -> None:
+        self._number_of: dict[str, int] = {}
+
+    def __getitem__(self, text: str) -> int:
+        return self._number_of.setdefault(text, len(self._number_of))
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts by number."""
+        return list(self._number_of)
+
+
+def windows_of(rows: Rows, *, at_ms: int, spec: WindowSpec) -> Windows:
+    """The windows of one request from its raw feature rows, whatever views they come from."""
+    known = Candidates()
+    for row in rows.values():
+        if row is not None:
+            known = known.union(candidates_of(row))
+    return cut(known, at_ms=at_ms, spec=spec)
+
+
+def stats_of(rows: Rows) -> list[float]:
+    """log1p of the statistics, zeros without a row; NaN and absent count as 0."""
+    row = rows.get(USER_STATS.name)
+    if row is None:
+        return [0.0] * STATS_WIDTH
+    values = [row.get(column) for column in USER_STATS.columns]
+    return [1.0] + [
+        0.0 if value is None or not value > 0 else float(np.log1p(value)) for value in values
+    ]
+
+
+def encode(
+    requests: Iterable[tuple[Rows, int]],
+    catalogue: Catalogue,
+    texts: TextNumbers,
+    *,
+    spec: WindowSpec,
+) -> Behaviour:
+    """Behaviour of requests, each its feature rows and its moment in epoch milliseconds.
+
+    New query texts get the next numbers of `texts`.
+    """
+    windows: list[Windows] = []
+    stats: list[list[float]] = []
+    for rows, at_ms in requests:
+        windows.append(windows_of(rows, at_ms=at_ms, spec=spec))
+        stats.append(stats_of(rows))
+    return Behaviour(
+        real_time=_item_numbers([each.real_time.value for each in windows], catalogue),
+        short_term=_item_numbers([each.short_term.value for each in windows], catalogue),
+        long_term={
+            action: _item_numbers([each.long_term[action].value for each in windows], catalogue)
+            for action in LONG_TERM_ACTIONS
+        },
+        queries=Ragged.from_rows(
+            [[texts[text] for text in each.queries.value] for each in windows]
+        ),
+        stats_UF=np.asarray(stats, np.float32).reshape(len(windows), STATS_WIDTH),
+    )
+
+
+def _item_numbers(keys: list[npt.NDArray[Any]], catalogue: Catalogue) -> Ragged:
+    lengths = np.fromiter((len(each) for each in keys), np.int64, len(keys))
+    flat = np.concatenate(keys) if keys else np.empty(0, np.int64)
+    return Ragged.from_lengths(catalogue.numbers(flat.astype(np.int64)), lengths)

@@ -1,0 +1,126 @@
+"""Parts that several towers share.
+
+Shape legend: B batch, Q queries, T sequence, N units of a text, D width, H heads, K = D / H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_NEVER = torch.finfo(torch.float32).min
+
+
+def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean over the unmasked positions, [B, D]; zero where there are none."""
+    weight_BT1 = mask_BT.to(x_BTD.dtype).unsqueeze(-1)
+    return (x_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1.0)
+
+
+def attend(
+    query_BQD: Tensor, memory_BTD: Tensor, mask_BT: Tensor, *, zero_vector: bool = True
+) -> Tensor:
+    """`softmax(Q · [0; X]^T) [0; X]`, unscaled, [B, Q, D] (MGDSPR, systems.md 1.3).
+
+    The zero vector has score 0 and lets a query attend to nothing. With every position masked
+    the result is exactly zero, with or without it.
+
+    Args:
+        mask_BT: True where memory holds something. Masked memory must be finite.
+    """
+    score_BQT = torch.bmm(query_BQD, memory_BTD.transpose(1, 2))
+    score_BQT = score_BQT.masked_fill(~mask_BT.unsqueeze(1), _NEVER)
+    if zero_vector:
+        zero_BQ1 = score_BQT.new_zeros(*score_BQT.shape[:2], 1)
+        weight_BQT = torch.cat([zero_BQ1, score_BQT], -1).softmax(-1)[..., 1:]
+    else:
+        weight_BQT = score_BQT.softmax(-1) * mask_BT.any(-1)[:, None, None]
+    return torch.bmm(weight_BQT, memory_BTD)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with an output projection; no FFN, residual or causal mask."""
+
+    def __init__(self, width: int, heads: int, *, scaled: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5 if scaled else 1.0
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """[B, T, D]; rows of masked positions are finite and mean nothing."""
+        B, T, D = x_BTD.shape
+        q_BHTK, k_BHTK, v_BHTK = (
+            self.query_key_value(x_BTD).view(B, T, 3, self.heads, D // self.heads)
+        ).permute(2, 0, 3, 1, 4)
+        bias_B11T = torch.zeros_like(mask_BT, dtype=x_BTD.dtype).masked_fill(~mask_BT, _NEVER)
+        mixed_BHTK = functional.scaled_dot_product_attention(
+            q_BHTK, k_BHTK, v_BHTK, attn_mask=bias_B11T[:, None, None, :], scale=self.scale
+        )
+        out: Tensor = self.out(mixed_BHTK.transpose(1, 2).reshape(B, T, D))
+        return out
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and FFN, each with a residual and a layer norm after it."""
+
+    def __init__(self, width: int, heads: int, *, scaled: bool) -> None:
+        super().__init__()
+        self.attention = SelfAttention(width, heads, scaled=scaled)
+        self.norm_attention = nn.LayerNorm(width)
+        self.ffn = mlp([width, 4 * width, width])
+        self.norm_ffn = nn.LayerNorm(width)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """[B, T, D]."""
+        x_BTD = self.norm_attention(x_BTD + self.attention(x_BTD, mask_BT))
+        out: Tensor = self.norm_ffn(x_BTD + self.ffn(x_BTD))
+        return out
+
+
+class ClsFusion(nn.Module):
+    """`SelfAttention([CLS; tokens])[CLS]`, computed for the one position that is read.
+
+    CLS is learned and the same for every row, so each head's query is one vector, and
+
+        q · (W_k x) = (W_k^T q) · x        sum_t a_t (W_v x_t) = W_v (sum_t a_t x_t)
+
+    moves both projections out of the tokens: the same numbers for 1/25 of the work. The key's
+    bias adds the same to every score of a head and drops out of the softmax.
+    """
+
+    def __init__(self, width: int, heads: int, *, scaled: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5 if scaled else 1.0
+        self.cls = nn.Parameter(torch.randn(width) * 0.02)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """[B, D]."""
+        B, _, D = tokens_BTD.shape
+        x_BTD = torch.cat([self.cls.expand(B, 1, D), tokens_BTD], 1)
+        query_H1K = self.query(self.cls).view(self.heads, 1, -1)
+        probe_HD = torch.bmm(query_H1K, self.key.weight.view(self.heads, -1, D)).squeeze(1)
+        weight_BTH = (x_BTD @ probe_HD.T * self.scale).softmax(1)
+        mixed_BHD = torch.bmm(weight_BTH.transpose(1, 2), x_BTD)
+        value_HKD = self.value.weight.view(self.heads, -1, D)
+        value_BHK = torch.einsum("bhd,hkd->bhk", mixed_BHD, value_HKD)
+        out: Tensor = self.out(value_BHK.reshape(B, D) + self.value.bias)
+        return out
+
+
+def mlp(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers with ReLU between them, none after the last."""
+    layers: list[nn.Module] = []
+    for inner, outer in pairwise(widths):
+        layers += [nn.Linear(inner, outer), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,103 @@
+"""Embedding tables shared by both towers, and the item tower (systems.md 1.1 and 1.4).
+
+Shape legend: M items, N units of a text, X texts, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pagoda.models.catalogue import ATTRIBUTES, Catalogue
+from pagoda.models.inputs import ItemBatch
+from pagoda.models.parts import masked_mean
+from pagoda.text import Tokenizer
+
+_INITIAL_STD = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Rows of each embedding table, row 0 (padding, unknown) included."""
+
+    item: int
+    leaf: int
+    first: int
+    brand: int
+    shop: int
+    word: int
+    bigram: int
+    trigram: int
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, tokenizer: Tokenizer) -> Sizes:
+        """The sizes that a catalogue and a tokenizer need."""
+        return cls(
+            item=len(catalogue) + 1,
+            **{name: int(catalogue.attributes[name].max()) + 1 for name in ATTRIBUTES},
+            word=tokenizer.words.size,
+            bigram=tokenizer.bigrams.size,
+            trigram=tokenizer.trigrams.size,
+        )
+
+
+class Tables(nn.Module):
+    """One table for each kind of number, for both towers; row 0 is zero and never trained.
+
+    Gradients are sparse: a step costs the rows it touches, however many items there are.
+    """
+
+    def __init__(self, sizes: Sizes, *, width: int, attribute_width: int) -> None:
+        super().__init__()
+        self.item = _table(sizes.item, width)
+        self.attributes = nn.ModuleDict(
+            {name: _table(getattr(sizes, name), attribute_width) for name in ATTRIBUTES}
+        )
+        self.word = _table(sizes.word, width)
+        self.bigram = _table(sizes.bigram, width)
+        self.trigram = _table(sizes.trigram, width)
+
+
+class ItemTower(nn.Module):
+    """`e_i = W [e_id; e_leaf; e_first; e_brand; e_shop]`, `item = e_i + tanh(W_t mean(title))`.
+
+    Args:
+        side: False keeps the paper's own `e_i = e_id` (switch `item_side`).
+    """
+
+    def __init__(self, sizes: Sizes, *, width: int, attribute_width: int, side: bool) -> None:
+        super().__init__()
+        self.tables = Tables(sizes, width=width, attribute_width=attribute_width)
+        self.side = side
+        self.project = nn.Linear(width + attribute_width * len(ATTRIBUTES), width, bias=False)
+        self.title = nn.Linear(width, width, bias=False)
+
+    def embed(self, items: ItemBatch) -> Tensor:
+        """`e_i`, [M, D]: how an item stands in a sequence."""
+        e_id_MD: Tensor = self.tables.item(items.item_M)
+        if not self.side:
+            return e_id_MD
+        parts = [e_id_MD, *self.attribute_embeddings(items).values()]
+        projected: Tensor = self.project(torch.cat(parts, -1))
+        return projected
+
+    def attribute_embeddings(self, items: ItemBatch) -> Mapping[str, Tensor]:
+        """Each attribute's own embedding, [M, attribute width]."""
+        return {name: self.tables.attributes[name](items.attributes[name]) for name in ATTRIBUTES}
+
+    def forward(self, items: ItemBatch) -> Tensor:
+        """Item vectors, [M, D]; nothing is normalised."""
+        title_MD = masked_mean(self.tables.word(items.title_MN), items.title_MN > 0)
+        out: Tensor = self.embed(items) + torch.tanh(self.title(title_MD))
+        return out
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(rows, width, padding_idx=0, sparse=True)
+    with torch.no_grad():
+        table.weight.normal_(std=_INITIAL_STD)
+        table.weight[0].zero_()
+    return table

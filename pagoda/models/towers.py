@@ -1,0 +1,63 @@
+"""The kinds of models there are, and how their weights are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pagoda.models.alpha_dnn import AlphaDnnConfig
+from pagoda.models.inputs import ItemBatch, UserBatch
+from pagoda.models.mgdspr import MgdsprConfig
+from pagoda.models.tables import Sizes
+
+if TYPE_CHECKING:
+    from pagoda.bundle import ModelSpec
+
+Config = MgdsprConfig | AlphaDnnConfig
+KINDS: dict[str, type[Config]] = {"mgdspr": MgdsprConfig, "alpha_dnn": AlphaDnnConfig}
+
+
+class TwoTowers(Protocol):
+    """What every model is: two towers over one width, and a module of torch."""
+
+    def encode_user(self, batch: UserBatch) -> Tensor:
+        """User vectors, [B, D]."""
+
+    def encode_item(self, items: ItemBatch) -> Tensor:
+        """Item vectors, [M, D]."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights by name."""
+
+
+def kind_of(config: Config) -> str:
+    """The name of a configuration's kind."""
+    return next(name for name, kind in KINDS.items() if type(config) is kind)
+
+
+def load(spec: ModelSpec, weights: Path) -> TwoTowers:
+    """The model with its weights, ready to encode.
+
+    Raises: ValueError naming what does not fit.
+    """
+    if spec.kind not in KINDS:
+        raise ValueError(f"model kind {spec.kind!r} is not one of {sorted(KINDS)}")
+    # Weights come from the file: building on `meta` spares initialising them first.
+    with torch.device("meta"):
+        config = TypeAdapter(KINDS[spec.kind]).validate_python(spec.config)
+        model = config.build(Sizes(**spec.sizes))
+    try:
+        model.load_state_dict(load_file(weights), strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return model.eval()
+
+
+def save(model: TwoTowers, path: Path) -> None:
+    """Write the weights as safetensors."""
+    save_file({name: each.contiguous() for name, each in model.state_dict().items()}, path)

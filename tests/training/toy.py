@@ -1,0 +1,138 @@
+"""A tiny shop, made up (synthetic), for tests that need a real bundle or rows to train on.
+
+    path = toy.bundle(settings)              a whole bundle, in about a second
+    rows = toy.feature_rows(user, at_ms)     that user's raw feature rows, as the online store's
+
+Shelves are words ("milk", "tea", ...); an item's title names its shelf; every user has a
+favourite brand. The bundle's towers are not trained: the numbers mean nothing, the shapes and
+files are real. `tests/training/test_train.py` trains on the same shop.
+"""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from pagoda import bundle as bundles
+from pagoda.features import SEQUENCES_V1
+from pagoda.ids import key_of
+from pagoda.models import towers
+from pagoda.models.catalogue import FIELDS, Catalogue
+from pagoda.models.inputs import item_batch
+from pagoda.models.mgdspr import MgdsprConfig
+from pagoda.models.tables import Sizes
+from pagoda.settings import Settings
+from pagoda.text import Tokenizer
+from pagoda.windows import DAY_MS, WindowSpec
+
+SHELVES = ("milk", "tea", "bread", "apples", "soap", "cheese")
+BRANDS = ("acme", "globex", "initech", 'o\'hara "x" \\ y')
+COLOURS = ("red", "blue", None)
+
+
+def item_ids(count: int = 60) -> list[str]:
+    """Item ids; item n stands on shelf n % 6."""
+    return [f"i{number}" for number in range(count)]
+
+
+def items(count: int = 60) -> pa.Table:
+    """The catalogue, with the columns of `pagoda.models.catalogue.FIELDS`."""
+    rows = [
+        {
+            "item_key": key_of("item", item_id),
+            "item_id": item_id,
+            "title": f"{SHELVES[number % 6].title()} no. {number}",
+            "brand": BRANDS[number // 6 % 4],
+            "leaf_category": SHELVES[number % 6],
+            "category": SHELVES[number % 6],
+            "first_category": "food" if number % 6 != 4 else "home",
+            "shop": None,
+            "colour": COLOURS[number % 3],
+            "price": 1.0 + number,
+            "in_stock": number % 10 != 9,
+        }
+        for number, item_id in enumerate(item_ids(count))
+    ]
+    return pa.Table.from_pylist(rows, schema=FIELDS)
+
+
+def feature_rows(user: str, at_ms: int, *, clicks: int = 30) -> dict[str, dict[str, Any] | None]:
+    """Raw rows of user_day and user_intraday at a moment; the same user gives the same."""
+    dice = random.Random(user)
+    ids = item_ids()
+    picked = [key_of("item", dice.choice(ids)) for _ in range(clicks)]
+    times = [at_ms - (clicks - n) * DAY_MS // 10 - 1 for n in range(clicks)]
+    events = [key_of("event", f"{user}{n}") for n in range(clicks)]
+    old = [at_ms - 15 * DAY_MS - n for n in range(5)]
+    return {
+        "user_day": {
+            "click_ts": times,
+            "click_events": events,
+            "click_items": picked,
+            "query_ts": times[:2],
+            "query_events": events[:2],
+            "query_texts": ["milk", "green tea"],
+            "long_click_ts": old,
+            "long_click_events": events[:5],
+            "long_click_items": picked[:5],
+            "long_buy_ts": old[:2],
+            "long_buy_events": events[:2],
+            "long_buy_items": picked[:2],
+            "long_collect_ts": [],
+            "long_collect_events": [],
+            "long_collect_items": [],
+        },
+        "user_intraday": None,
+    }
+
+
+def bundle(settings: Settings, name: str = "toy", *, seed: int = 0, count: int = 60) -> Path:
+    """Write a whole bundle of untrained MGDSPR towers of width 16 into `settings.bundles`."""
+    return save(settings.bundles, name, seed=seed, count=count)
+
+
+def save(folder: Path, name: str = "toy", *, seed: int = 0, count: int = 60) -> Path:
+    """The same into any folder."""
+    table = items(count)
+    tokenizer = Tokenizer.fit([*table["title"].to_pylist(), *SHELVES], buckets=50)
+    catalogue = Catalogue.build(table, tokenizer)
+    sizes = Sizes.of(catalogue, tokenizer)
+    config = MgdsprConfig(width=16, attribute_width=8, heads=2)
+    torch.manual_seed(seed)
+    model = config.build(sizes).eval()
+    with torch.inference_mode():
+        numbers = torch.arange(1, len(catalogue) + 1).numpy()
+        vectors = model.encode_item(item_batch(numbers, catalogue)).numpy()
+    manifest = bundles.Manifest(
+        name=name,
+        recipe="toy",
+        recipe_config={},
+        fingerprint=f"toy-{seed}-{count}",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        model=bundles.ModelSpec(
+            kind=towers.kind_of(config),
+            config=dict(bundles.as_json(config)),
+            sizes=dict(bundles.as_json(sizes)),
+        ),
+        width=config.width,
+        feature_service=SEQUENCES_V1.name,
+        schema_hash=SEQUENCES_V1.schema_hash,
+        windows=WindowSpec(),
+        counts={"items": len(catalogue)},
+        snapshots={},
+        dataset={"name": "toy", "query_protocol": "made up (synthetic)"},
+        metrics=[],
+    )
+    return bundles.save(
+        folder,
+        manifest,
+        model=model,
+        tokenizer=tokenizer,
+        catalogue=catalogue,
+        item_vectors=vectors,
+    )
