@@ -1,0 +1,235 @@
+"""Bundle in, live index out: a fresh collection, checked, then the alias and the registry.
+
+    items_<bundle>     searched by serving, by name
+    alias `items`      searched by rankers; moves once the check has passed
+    draft_items_…      under construction, searched by nobody
+
+Run again, a bundle whose collection is there already is only checked and promoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import typer
+from filelock import FileLock, Timeout
+from pymilvus import MilvusClient
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from jobs.index import check, collection
+from pagoda import index_report, registry
+from pagoda import settings as settings_module
+from pagoda.ann import Searcher
+from pagoda.bundle import Bundle, Request
+from pagoda.console import emit_json, emit_table, people, run
+from pagoda.errors import CheckFailed, Conflict
+from pagoda.index import Collection, aliased, collections, describe, milvus
+from pagoda.index_report import IndexReport
+from pagoda.release import release
+from pagoda.settings import Settings
+
+log = structlog.get_logger()
+app = typer.Typer(help="Build and check a collection, then swap the alias.")
+_SAMPLE_REQUESTS = 32
+
+
+@app.command()
+def main(
+    bundle: Annotated[str | None, typer.Option(help="Which bundle; default the newest.")] = None,
+    promote: Annotated[
+        bool, typer.Option(help="Make it live once checked; otherwise only build and check.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Build a bundle's collection in Milvus, check it beside exact search, make it live."""
+    settings = settings_module.load()
+    with _shown() as progress:
+        report = build(
+            settings, bundle or registry.latest(settings), promote=promote, progress=progress
+        )
+    show(report, as_json=as_json)
+
+
+def build(
+    settings: Settings, name: str, *, promote: bool, progress: collection.Progress
+) -> IndexReport:
+    """Build (unless it is there), check, and with `promote` make live.
+
+    Raises: BundleRefused; DependencyDown; CheckFailed if the check found too little, which leaves
+        what is live as it was; Conflict if another build is running.
+    """
+    bundle = Bundle.load(registry.require(settings, name))
+    with _alone(settings), milvus(settings) as client:
+        for draft in collection.drop_drafts(client):
+            log.info("interrupted_build_dropped", collection=draft)
+        candidate = _standing(client, bundle) or _draft(settings, client, bundle, progress)
+        report = _check(settings, candidate, bundle, progress)
+        index_report.save(settings, report)
+        if not report.passed:
+            collection.drop_drafts(client)
+            raise _failed(report)
+        if candidate.name != bundle.collection:
+            _rename(client, candidate.name, bundle.collection)
+        if promote:
+            release(settings, name)
+            _drop_old(settings, client)
+    return report
+
+
+def show(report: IndexReport, *, as_json: bool) -> None:
+    """The report for people or programs."""
+    if as_json:
+        emit_json(report.model_dump(mode="json") | {"worst_recall": report.worst_recall})
+        return
+    emit_table(
+        (
+            {
+                "filter": case.filter if len(case.filter) <= 48 else f"{case.filter[:47]}…",
+                "share": f"{case.share:.2%}",
+                "items": case.matches,
+                f"recall@{report.k}": f"{case.recall:.3f}",
+                "violations": case.violations,
+                "p50 ms": f"{case.p50_ms:.1f}",
+                "p98 ms": f"{case.p98_ms:.1f}",
+            }
+            for case in report.cases
+        ),
+        title=f"{report.collection}: {report.rows} items, {report.index_type}, "
+        f"{report.queries} queries beside exact search",
+    )
+
+
+def _standing(client: MilvusClient, bundle: Bundle) -> Collection | None:
+    """The bundle's collection from an earlier run, if it holds exactly this bundle."""
+    found = describe(client, bundle.collection)
+    if found is None or found.fingerprint != collection.fingerprint(
+        bundle.items, bundle.item_vectors
+    ):
+        return None
+    if not found.loaded:
+        client.load_collection(found.name)
+        found = describe(client, found.name)
+    log.info("collection_is_there_already", collection=bundle.collection)
+    return found
+
+
+def _draft(
+    settings: Settings, client: MilvusClient, bundle: Bundle, progress: collection.Progress
+) -> Collection:
+    return collection.build_draft(
+        client,
+        name=bundle.collection,
+        bundle=bundle.name,
+        items=bundle.items,
+        vectors_ND=bundle.item_vectors,
+        index=collection.choose_index(
+            rows=bundle.items.num_rows, flat_max_items=settings.milvus.flat_max_items
+        ),
+        progress=progress,
+    )
+
+
+def _check(
+    settings: Settings, candidate: Collection, bundle: Bundle, progress: collection.Progress
+) -> IndexReport:
+    searcher = Searcher(settings)
+    try:
+        return check.check(
+            searcher,
+            candidate,
+            bundle=bundle.name,
+            items=bundle.items,
+            vectors_ND=bundle.item_vectors,
+            queries_QD=check.query_vectors(bundle.item_vectors, _request_vectors(bundle)),
+            min_recall=settings.milvus.min_recall,
+            progress=progress,
+        )
+    finally:
+        searcher.close()
+
+
+def _request_vectors(bundle: Bundle) -> npt.NDArray[np.float32]:
+    """The user tower's vectors for searches by strangers, in the words of the catalogue."""
+    rng = np.random.default_rng(2)
+    titles = bundle.items["title"].take(rng.integers(bundle.items.num_rows, size=_SAMPLE_REQUESTS))
+    at_ms = round(bundle.manifest.created_at.timestamp() * 1000)
+    return bundle.embed(
+        [Request(query=title or "", at_ms=at_ms, rows={}) for title in titles.to_pylist()]
+    )
+
+
+def _rename(client: MilvusClient, draft: str, name: str) -> None:
+    if client.has_collection(name):  # of the same name and another content: a bundle made anew
+        client.drop_collection(name)
+    client.rename_collection(draft, name)
+
+
+def _drop_old(settings: Settings, client: MilvusClient) -> None:
+    """Keep the live collection and those one can go back to; drop the others.
+
+    Milvus 2.3.5 drops an aliased collection without a word, so the alias is asked first.
+    """
+    pointer = registry.pointer(settings)
+    kept = [pointer.current, *reversed(pointer.earlier)][: settings.milvus.keep_collections]
+    newest = registry.latest(settings)  # perhaps built with --no-promote, and waiting
+    names = {read.collection for read in registry.bundles(settings) if read.name in {*kept, newest}}
+    names.add(aliased(client, settings.milvus.alias) or "")
+    for name in collections(client):
+        if name not in names:
+            client.drop_collection(name)
+            log.info("old_collection_dropped", collection=name)
+
+
+def _failed(report: IndexReport) -> CheckFailed:
+    bad = [
+        f"{case.filter}: recall {case.recall:.3f}, {case.violations} violations"
+        for case in report.cases
+        if case.recall < report.min_recall or case.violations
+    ]
+    return CheckFailed(
+        "the index did not pass its check and did not go live",
+        where=report.collection,
+        expected=f"recall of {report.min_recall} at least and no result outside a filter",
+        found="; ".join(bad),
+        next_step="What was live still is. See index.json beside the bundle.",
+    )
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    try:
+        with FileLock(settings.run / "index.lock", timeout=1):
+            yield
+    except Timeout as error:
+        raise Conflict(
+            "another build of the index is running", where=str(settings.run / "index.lock")
+        ) from error
+
+
+@contextmanager
+def _shown() -> Iterator[collection.Progress]:
+    bar = Progress(
+        TextColumn("{task.description:8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=people,
+    )
+    tasks: dict[str, int] = {}
+
+    def report(what: str, done: int, of: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what)
+        bar.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]
+
+    with bar:
+        yield report
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,204 @@
+"""One bundle's items in a fresh Milvus collection, indexed and loaded.
+
+    item_key | item_id | vector | brand … colour | price | in_stock
+    int64 pk   text      [d]      text, "" = none  double  bool
+
+The collection grows under a draft name, which nobody searches; whoever builds next drops what an
+interrupted build left there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pymilvus import DataType, MilvusClient
+
+from pagoda.errors import CheckFailed, InputError
+from pagoda.filters import NO_PRICE, TEXT_FIELDS
+from pagoda.index import PREFIX, VECTOR, Collection, describe, description
+
+DRAFT_PREFIX = "draft_"
+_ROWS_PER_INSERT = 4_000  # 2 MB of vectors at d=128: well below gRPC's and the log's limits
+_LONGEST_TEXT_BYTES = 65_535
+_BUILD_TIMEOUT_S = 3_600
+_POLL_S = 0.2
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSpec:
+    """Index of the vectors, as Milvus calls it."""
+
+    kind: str
+    params: dict[str, int] = field(default_factory=dict)
+
+
+def choose_index(*, rows: int, flat_max_items: int) -> IndexSpec:
+    """Exact up to `flat_max_items`, quantised clusters beyond.
+
+    HNSW is not among them: it loses results where half of the items pass a filter (recall .88),
+    and IVF reads all clusters for a filtered search.
+    """
+    if rows <= flat_max_items:
+        return IndexSpec(kind="FLAT")
+    # Milvus's own rule of thumb; k-means wants some 39 points a cluster.
+    nlist = max(1, min(4 * math.isqrt(rows), rows // 39, 65_536))
+    return IndexSpec(kind="IVF_SQ8", params={"nlist": nlist})
+
+
+def fingerprint(items: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> str:
+    """Of everything a collection holds: equal fingerprints, equal answers."""
+    digest = hashlib.blake2b(np.ascontiguousarray(vectors_ND).tobytes(), digest_size=16)
+    columns = items.select(["item_key", "item_id", *TEXT_FIELDS, "price", "in_stock"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, columns.schema.remove_metadata()) as stream:
+        stream.write_table(columns.combine_chunks().replace_schema_metadata())
+    digest.update(sink.getvalue())
+    return digest.hexdigest()
+
+
+def drop_drafts(client: MilvusClient) -> list[str]:
+    """Drop what interrupted builds left; their names."""
+    left = [name for name in client.list_collections() if name.startswith(DRAFT_PREFIX + PREFIX)]
+    for name in left:
+        client.drop_collection(name)
+    return left
+
+
+def build_draft(
+    client: MilvusClient,
+    *,
+    name: str,
+    bundle: str,
+    items: pa.Table,
+    vectors_ND: npt.NDArray[np.float32],
+    index: IndexSpec,
+    progress: Progress,
+) -> Collection:
+    """Fill, index and load `draft_<name>`.
+
+    Raises: InputError naming everything in the items that Milvus cannot hold; CheckFailed if
+        Milvus ends up with another number of rows.
+    """
+    _refuse_unusable(items, vectors_ND)
+    draft = DRAFT_PREFIX + name
+    _create(client, draft, bundle=bundle, items=items, vectors_ND=vectors_ND)
+    done = 0
+    for rows in _rows(items, vectors_ND):
+        client.insert(draft, rows)
+        done += len(rows)
+        progress("insert", done, items.num_rows)
+    progress("flush", 0, 1)
+    client.flush(draft)
+    progress("flush", 1, 1)
+    _index(client, draft, index, progress)
+    progress("load", 0, 1)
+    client.load_collection(draft, timeout=_BUILD_TIMEOUT_S)
+    progress("load", 1, 1)
+    return _verified(client, draft, rows=items.num_rows)
+
+
+def _refuse_unusable(items: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> None:
+    problems = []
+    if len(vectors_ND) != items.num_rows:
+        problems.append(f"{len(vectors_ND)} vectors for {items.num_rows} items")
+    if not np.isfinite(vectors_ND).all():
+        bad = int((~np.isfinite(vectors_ND).all(axis=1)).sum())
+        problems.append(f"{bad} vectors hold NaN or infinity")
+    for name in ("item_id", *TEXT_FIELDS):
+        longest = _longest_bytes(items[name])
+        if longest > _LONGEST_TEXT_BYTES:
+            problems.append(f"{name}: {longest} bytes, at most {_LONGEST_TEXT_BYTES}")
+    if problems:
+        raise InputError("the bundle's items cannot be indexed", problems=problems)
+
+
+def _create(
+    client: MilvusClient,
+    name: str,
+    *,
+    bundle: str,
+    items: pa.Table,
+    vectors_ND: npt.NDArray[np.float32],
+) -> None:
+    schema = client.create_schema(
+        auto_id=False,
+        enable_dynamic_field=False,
+        description=description(bundle=bundle, fingerprint=fingerprint(items, vectors_ND)),
+    )
+    schema.add_field("item_key", DataType.INT64, is_primary=True)
+    schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=vectors_ND.shape[1])
+    for text in ("item_id", *TEXT_FIELDS):
+        # Milvus sizes its segments by the longest text allowed, so it is no larger than needed.
+        longest = max(64, 1 << (_longest_bytes(items[text]) - 1).bit_length())
+        schema.add_field(text, DataType.VARCHAR, max_length=min(longest, _LONGEST_TEXT_BYTES))
+    schema.add_field("price", DataType.DOUBLE)
+    schema.add_field("in_stock", DataType.BOOL)
+    client.create_collection(name, schema=schema, consistency_level="Bounded")
+
+
+def _rows(items: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> Iterator[list[dict[str, Any]]]:
+    """Items as Milvus takes them, in portions; what is missing takes its stand-in."""
+    columns = items.select(["item_key", "item_id", *TEXT_FIELDS, "price", "in_stock"])
+    for start in range(0, items.num_rows, _ROWS_PER_INSERT):
+        rows: list[dict[str, Any]] = columns.slice(start, _ROWS_PER_INSERT).to_pylist()
+        for row, vector in zip(rows, vectors_ND[start : start + len(rows)], strict=True):
+            row[VECTOR] = vector
+            row |= {name: row[name] or "" for name in TEXT_FIELDS}
+            row["price"] = NO_PRICE if row["price"] is None else row["price"]
+            row["in_stock"] = row["in_stock"] is not False
+        yield rows
+
+
+def _index(client: MilvusClient, name: str, index: IndexSpec, progress: Progress) -> None:
+    """All indexes, before the collection is loaded: later ones would not be used."""
+    params = client.prepare_index_params()
+    params.add_index(
+        VECTOR, index_name=VECTOR, index_type=index.kind, metric_type="IP", params=index.params
+    )
+    for text in TEXT_FIELDS:
+        params.add_index(text, index_name=text, index_type="Trie")
+    params.add_index("price", index_name="price", index_type="STL_SORT")
+    client.create_index(name, params, timeout=_BUILD_TIMEOUT_S)
+    names = [VECTOR, *TEXT_FIELDS, "price"]
+    deadline = time.monotonic() + _BUILD_TIMEOUT_S
+    while pending := [each for each in names if not _finished(client, name, each)]:
+        progress("index", len(names) - len(pending), len(names))
+        if time.monotonic() > deadline:
+            raise CheckFailed(f"indexes do not finish: {', '.join(pending)}", where=name)
+        time.sleep(_POLL_S)
+    progress("index", len(names), len(names))
+
+
+def _finished(client: MilvusClient, name: str, index: str) -> bool:
+    state = client.describe_index(name, index)
+    return bool(state["state"] == "Finished" and state["pending_index_rows"] == 0)
+
+
+def _verified(client: MilvusClient, name: str, *, rows: int) -> Collection:
+    counted = client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")[
+        0
+    ]["count(*)"]
+    collection = describe(client, name)
+    if collection is None or not collection.loaded or counted != rows:
+        raise CheckFailed(
+            "the collection is not whole",
+            where=name,
+            expected=f"{rows} rows",
+            found=f"{counted} rows, loaded: {collection and collection.loaded}",
+        )
+    return collection
+
+
+def _longest_bytes(column: pa.ChunkedArray[pa.StringScalar]) -> int:
+    return max((len(text.encode()) for text in column.to_pylist() if text), default=0)
