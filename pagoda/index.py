@@ -125,8 +125,14 @@ def aliased(client: MilvusClient, alias: str) -> str | None:
 
 
 def point(client: MilvusClient, *, alias: str, collection: str) -> None:
-    """Let the alias name that collection, in one step for whoever searches by it."""
-    if aliased(client, alias) is None:
-        client.create_alias(collection, alias)
-    else:
+    """Let the alias name that collection, in one step for whoever searches by it.
+
+    Altering comes first: an alias whose collection was dropped is not found when asked for, and
+    yet cannot be created.
+    """
+    try:
         client.alter_alias(collection, alias)
+    except MilvusException as error:
+        if error.code != _ALIAS_NOT_FOUND:
+            raise
+        client.create_alias(collection, alias)
