@@ -134,15 +134,19 @@ class OnlineReader:
         }
 
 
-def connect(settings: Settings) -> redis.Redis:
-    """A client with short timeouts; a request must not hang on a dead store."""
+def connect(settings: Settings, *, retries: int = 1) -> redis.Redis:
+    """A client with short timeouts: a request must not hang on a dead store.
+
+    Args:
+        retries: one by default: a pooled connection may be of a server that was restarted since.
+    """
     return redis.Redis(
         host=settings.redis.host,
         port=settings.redis.port,
         password=settings.redis_password(),
         socket_timeout=_TIMEOUT_S,
         socket_connect_timeout=_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 1),  # once: the pooled connection may be of an earlier server
+        retry=Retry(NoBackoff(), retries),
     )
 
 

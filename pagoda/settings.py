@@ -54,6 +54,25 @@ class Kafka(_Part):
         return f"{topic}.rejected"
 
 
+class Stream(_Part):
+    """The consumer of real-time sequences, and landing.
+
+    Attributes:
+        metrics_port: where `sequences` shows Prometheus metrics, on loopback; 0 for nowhere.
+        batch_records: most records that `sequences` reads, merges and commits at once.
+        rewind_s: how far it goes back over records it has committed when it starts or when Redis
+            comes back: what Redis acknowledged but lost is merged again.
+        landing_trigger_s: how often landing commits to the lake.
+        landing_records: most records of one topic in one commit to the lake.
+    """
+
+    metrics_port: int = Field(default=19102, ge=0, lt=65_536)
+    batch_records: int = Field(default=2_000, ge=1)
+    rewind_s: float = Field(default=10, ge=0)
+    landing_trigger_s: float = Field(default=5, gt=0)
+    landing_records: int = Field(default=100_000, ge=1)
+
+
 class Redis(_Part):
     """The online store."""
 
@@ -151,6 +170,7 @@ class Settings(BaseSettings):
     home: Path = PROJECT_ROOT / ".pagoda"
     servers: Literal["embedded", "external"] = "embedded"
     kafka: Kafka = Kafka()
+    stream: Stream = Stream()
     redis: Redis = Redis()
     milvus: Milvus = Milvus()
     lake: Lake = Lake()
