@@ -1,0 +1,84 @@
+"""Builds and publishes features: `features`, daily, after an import, or for past days."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param
+
+from wiring import DEFAULTS, FEATURES, IMPORTED, SparkStage, Stage, asked, days, skip_in_backfill
+
+DOC = """
+### features
+
+One Spark job builds the feature tables of a day, or of a range of days; then Feast's registry is
+brought up to date and the newest rows go to the online store. The row of day *D* holds what is
+known before *D*. Building a day again changes nothing.
+
+| started by | days built |
+|---|---|
+| the clock, at 00:15 UTC (landing has then written the day before) | the day that begins |
+| a finished import | every day of the data set, up to today |
+| hand, with `from` and `to` | these, in one Spark job |
+| a backfill | each of its days; past days are for training and go to no online store |
+
+After it, **train** starts by itself.
+"""
+
+with DAG(
+    "features",
+    description="Feature tables, Feast's registry, the online store",
+    doc_md=DOC,
+    schedule=AssetOrTimeSchedule(
+        timetable=CronTriggerTimetable(
+            "15 0 * * *",
+            timezone="UTC",
+            interval=timedelta(days=1),
+            run_immediately=timedelta(0),  # otherwise a run starts at once when it is young
+        ),
+        assets=IMPORTED,
+    ),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    default_args=DEFAULTS,
+    tags=["pagoda", "features", "spark"],
+    user_defined_macros={"asked": asked, "days": days},
+    params={
+        "from": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            description="First UTC day to build; empty: the day of the run",
+        ),
+        "to": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            description="Last UTC day to build, inclusive; empty: the day of the run",
+        ),
+        "recipe": Param(
+            None,
+            type=["null", "string"],
+            description="Recipe for the train run that follows; empty: its own default",
+        ),
+    },
+):
+    build = SparkStage(
+        task_id="build",
+        script="jobs/batch/build.py",
+        application_args=["--from", "{{ days()[0] }}", "--to", "{{ days()[1] }}"],
+    )
+    apply = Stage(
+        task_id="apply",
+        module="jobs.batch.cli",
+        arguments=["apply"],
+        pre_execute=skip_in_backfill,
+    )
+    materialise = SparkStage(
+        task_id="materialise",
+        script="jobs/batch/materialise.py",
+        hand_on={"recipe": "{{ asked('recipe') }}"},
+        outlets=[FEATURES],
+    )
+    build >> apply >> materialise
