@@ -121,8 +121,8 @@ class Stage(BaseOperator):
         hand_on: templated; goes with the outlet assets, for the DAGs that they start.
     """
 
-    template_fields: Sequence[str] = ("arguments", "options", "hand_on")
     ui_color = "#e8f1f2"
+    template_fields: Sequence[str] = ("arguments", "options", "hand_on")
 
     def __init__(
         self,
@@ -158,11 +158,10 @@ class Stage(BaseOperator):
 class SparkStage(SparkSubmitOperator):
     """Runs a script under spark-submit, with the master and the configuration of the settings.
 
-    The Airflow connection `pagoda_spark`, where there is one, names another master or deploy mode.
+    `AIRFLOW_CONN_PAGODA_SPARK`, where it is set, names another master, queue or deploy mode.
     """
 
     ui_color = "#fbe7d0"
-
     template_fields: Sequence[str] = (*SparkSubmitOperator.template_fields, "hand_on")
 
     def __init__(

@@ -1,0 +1,121 @@
+"""What the DAGs are, as Airflow's own environment reads them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagoda.settings import PROJECT_ROOT
+from pagoda.stages import STAGES
+
+DAGS = PROJECT_ROOT / "dags"
+PYTHON = PROJECT_ROOT / ".venv-airflow" / "bin" / "python"
+
+pytestmark = pytest.mark.airflow
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The DAG folder, read by Airflow; nothing of the project is on its path."""
+    if not PYTHON.exists():
+        pytest.skip("Airflow's environment is not there; `make setup` makes it")
+    home = tmp_path_factory.mktemp("airflow")
+    done = subprocess.run(
+        [PYTHON, Path(__file__).with_name("describe.py"), DAGS],
+        env={"PATH": os.environ["PATH"], "AIRFLOW_HOME": str(home), "PYTHONPATH": str(DAGS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    described: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return described
+
+
+def test_every_dag_file_imports_without_an_error_and_without_the_project(
+    bag: dict[str, Any],
+) -> None:
+    assert bag["import_errors"] == {}
+    assert bag["imported"] == []
+
+
+def test_the_assets_chain_the_dags_from_import_to_index(bag: dict[str, Any]) -> None:
+    dags = bag["dags"]
+    renews = {
+        name: [asset for task in dag["tasks"] for asset in task["renews"]]
+        for name, dag in dags.items()
+    }
+    assert renews == {
+        "ingest": ["imported"],
+        "features": ["features"],
+        "train": ["bundle"],
+        "index": ["index"],
+    }
+    assert {name: dag["started_by"] for name, dag in dags.items()} == {
+        "ingest": [],
+        "features": ["imported"],
+        "train": ["features"],
+        "index": ["bundle"],
+    }
+
+
+def test_only_features_run_by_the_clock_daily_and_never_catch_up(bag: dict[str, Any]) -> None:
+    assert {name: dag["cron"] for name, dag in bag["dags"].items() if dag["cron"]} == {
+        "features": "15 0 * * *"
+    }
+    assert not any(dag["catchup"] for dag in bag["dags"].values())
+
+
+def test_every_dag_explains_itself(bag: dict[str, Any]) -> None:
+    for name, dag in bag["dags"].items():
+        assert dag["doc"].strip(), name
+        assert dag["description"], name
+        assert "pagoda" in dag["tags"], name
+        assert all(dag["params"].values()), f"{name}: a parameter lacks its description"
+
+
+def test_every_task_has_an_owner_and_retries(bag: dict[str, Any]) -> None:
+    for dag in bag["dags"].values():
+        for task in dag["tasks"]:
+            assert (task["owner"], task["retries"]) == ("search", 2), task["id"]
+
+
+def test_every_task_that_starts_spark_waits_for_its_one_slot(bag: dict[str, Any]) -> None:
+    tasks = [task for dag in bag["dags"].values() for task in dag["tasks"]]
+    spark = {task["id"] for task in tasks if task["kind"] == "SparkStage"}
+    assert spark == {"build", "materialise"}
+    assert {task["id"] for task in tasks if task["pool"] == "spark"} == {*spark, "train"}
+
+
+def test_features_build_then_apply_then_materialise(bag: dict[str, Any]) -> None:
+    tasks = {task["id"]: task["upstream"] for task in bag["dags"]["features"]["tasks"]}
+    assert tasks == {"build": [], "apply": ["build"], "materialise": ["apply"]}
+
+
+def test_the_list_of_stages_names_the_dag_that_runs_each(bag: dict[str, Any]) -> None:
+    assert {stage.dag for stage in STAGES if stage.dag} == set(bag["dags"])
+
+
+def test_dag_files_import_only_airflow_and_the_standard_library_at_module_level() -> None:
+    allowed = {"__future__", "collections", "datetime", "json", "os", "pathlib", "typing"}
+    for file in sorted(DAGS.glob("*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.Import):
+                roots = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                roots = {(node.module or "").split(".")[0]}
+            else:
+                continue
+            assert roots <= allowed | {"airflow", "jinja2", "wiring"}, file.name
+
+
+def test_a_dag_file_is_a_page_of_wiring() -> None:
+    for file in DAGS.glob("*.py"):
+        if file.name != "wiring.py":
+            assert len(file.read_text().splitlines()) <= 90, file.name
