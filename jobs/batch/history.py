@@ -1,0 +1,160 @@
+"""A user's history: the lake's events and searches, each once, as sorted arrays.
+
+    lake.events, lake.searches -> read() -> DataFrame, one row an event -> History of one user
+
+`read` takes each (event, ts) once with its smallest ingested_at, so a resent event is known from
+the first time on. `History` is what the per-user builders work on, in numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as sf
+
+from pagoda import lake, schemas
+from pagoda.sequences import Int64s
+from pagoda.settings import Settings
+
+CLICK, BUY, COLLECT, QUERY = 1, 2, 4, 8  # bits of `role`: one event can be several things
+LONG_TERM_ROLES = {"click": CLICK, "buy": BUY, "collect": COLLECT}
+
+COLUMNS = ("user_key", "role", "ts", "ingested", "key", "item_key", "query", "price")
+
+
+def read(
+    spark: SparkSession,
+    settings: Settings,
+    *,
+    click_actions: Sequence[str],
+    first: date,
+    last: date,
+) -> DataFrame:
+    """Every event and search of the UTC days `first` to `last` that features are made of.
+
+    Columns: user_key; role, the bits above; ts and ingested, epoch milliseconds; key of the event
+    or search; item_key, null for a search; query, null for an event; price, today's catalogue
+    price of the item.
+    """
+    events = _once(
+        _days(spark.table(lake.spark_name(settings, schemas.EVENTS)), first, last)
+        .withColumn("role", _role(click_actions))
+        .where("role > 0"),
+        key="event_key",
+        values=("user_key", "role", "item_key"),
+    )
+    prices = spark.table(lake.spark_name(settings, schemas.ITEMS)).select("item_key", "price")
+    searches = _once(
+        _days(spark.table(lake.spark_name(settings, schemas.SEARCHES)), first, last).withColumn(
+            "role", sf.lit(QUERY)
+        ),
+        key="search_key",
+        values=("user_key", "role", "query"),
+    )
+    return (
+        events.join(prices, "item_key", "left")
+        .unionByName(searches, allowMissingColumns=True)
+        .select(
+            "user_key",
+            sf.col("role").cast("tinyint").alias("role"),
+            sf.unix_millis("ts").alias("ts"),
+            sf.unix_millis("ingested_at").alias("ingested"),
+            "key",
+            "item_key",
+            "query",
+            "price",
+        )
+    )
+
+
+def _days(table: DataFrame, first: date, last: date) -> DataFrame:
+    end = last + timedelta(days=1)
+    return table.where((sf.col("ts") >= _midnight(first)) & (sf.col("ts") < _midnight(end)))
+
+
+def _midnight(day: date) -> Column:
+    return sf.lit(day.isoformat()).cast("timestamp")
+
+
+def _role(click_actions: Sequence[str]) -> Column:
+    role = sf.when(sf.col("action").isin(*click_actions), CLICK).otherwise(0)
+    role += sf.when(sf.col("action") == "buy", BUY).otherwise(0)
+    return role + sf.when(sf.col("action") == "collect", COLLECT).otherwise(0)
+
+
+def _once(table: DataFrame, *, key: str, values: Sequence[str]) -> DataFrame:
+    """Each (key, ts) once, as it was first known."""
+    first_known = sf.min(sf.struct("ingested_at", *values)).alias("first_known")
+    return (
+        table.groupBy(sf.col(key).alias("key"), "ts")
+        .agg(first_known)
+        .select("key", "ts", "first_known.*")
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class History:
+    """One user's events, oldest first, as parallel arrays of one length N.
+
+    Attributes:
+        ts, ingested: epoch milliseconds, int64 [N]; ordered by (ts, key).
+        role: which sequences an event belongs to, bits, int8 [N].
+        item: item keys, int64 [N]; 0 for searches.
+        query: texts, Arrow strings [N]; null for other events.
+        price: float64 [N]; NaN where the item has none.
+    """
+
+    ts: Int64s
+    ingested: Int64s
+    key: Int64s
+    role: npt.NDArray[np.int8]
+    item: Int64s
+    query: pa.Array
+    price: npt.NDArray[np.float64]
+
+    @staticmethod
+    def of(batches: Iterable[pa.RecordBatch]) -> tuple[int, History]:
+        """A user's key and history from the rows of `read`, in any order."""
+        table = pa.Table.from_batches(list(batches)).combine_chunks()
+        ts = table["ts"].to_numpy()
+        key = table["key"].to_numpy()
+        order = np.lexsort((key, ts))
+        return table["user_key"][0].as_py(), History(
+            ts=ts[order],
+            ingested=table["ingested"].to_numpy()[order],
+            key=key[order],
+            role=table["role"].to_numpy()[order],
+            item=table["item_key"].fill_null(0).to_numpy()[order],
+            query=table["query"].combine_chunks().take(pa.array(order)),
+            price=table["price"].fill_null(np.nan).to_numpy()[order],
+        )
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    def where(self, mask_or_slice: npt.NDArray[np.bool_] | slice) -> History:
+        """The events that a boolean mask [N] or a slice selects."""
+        rows = mask_or_slice
+        return History(
+            ts=self.ts[rows],
+            ingested=self.ingested[rows],
+            key=self.key[rows],
+            role=self.role[rows],
+            item=self.item[rows],
+            query=self.query[rows] if isinstance(rows, slice) else self.query.filter(rows),
+            price=self.price[rows],
+        )
+
+    def positions(self, role: int) -> Int64s:
+        """Where the events of a role stand."""
+        return np.flatnonzero(self.role & role)
+
+    def known_by(self, moment_ms: int) -> History:
+        """What was known at a moment: the events ingested at or before it."""
+        return self.where(self.ingested <= moment_ms)
