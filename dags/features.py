@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param
 
-from wiring import DEFAULTS, FEATURES, IMPORTED, SparkStage, Stage, asked, days, skip_in_backfill
+from project import SparkStage, Stage
+from wiring import DEFAULTS, FEATURES, IMPORTED, asked, first_day, last_day, skip_in_backfill
 
 DOC = """
 ### features
@@ -17,7 +18,7 @@ known before *D*. Building a day again changes nothing.
 
 | started by | days built |
 |---|---|
-| the clock, at 00:15 UTC (landing has then written the day before) | the day that begins |
+| the clock, at 00:15 UTC, once the day before has landed | that day, and those changed since |
 | a finished import | every day of the data set, up to today |
 | hand, with `from` and `to` | these, in one Spark job |
 | a backfill | each of its days; past days are for training and go to no online store |
@@ -43,13 +44,13 @@ with DAG(
     is_paused_upon_creation=False,
     default_args=DEFAULTS,
     tags=["pagoda", "features", "spark"],
-    user_defined_macros={"asked": asked, "days": days},
+    user_defined_macros={"asked": asked, "first_day": first_day, "last_day": last_day},
     params={
         "from": Param(
             None,
             type=["null", "string"],
             format="date",
-            description="First UTC day to build; empty: the day of the run",
+            description="First UTC day to build; empty: the oldest that anything new has changed",
         ),
         "to": Param(
             None,
@@ -67,7 +68,7 @@ with DAG(
     build = SparkStage(
         task_id="build",
         script="jobs/batch/build.py",
-        application_args=["--from", "{{ days()[0] }}", "--to", "{{ days()[1] }}"],
+        options={"--from": "{{ first_day() }}", "--to": "{{ last_day() }}"},
     )
     apply = Stage(
         task_id="apply",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
-from wiring import BUNDLE, DEFAULTS, INDEX, Stage
+from project import Stage
+from wiring import BUNDLE, DEFAULTS, INDEX
 
 DOC = """
 ### index

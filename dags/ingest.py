@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
-from wiring import DEFAULTS, IMPORTED, Stage, asked
+from project import Stage
+from wiring import DEFAULTS, IMPORTED, asked
 
 DOC = """
 ### ingest
