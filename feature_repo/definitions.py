@@ -1,0 +1,98 @@
+"""Feast's view of `pagoda.features`: entities, sources, views, push source, services.
+
+Feast runs this file from inside its folder and registers every object that it finds under a
+module name. Columns, TTLs and services come from the contract: a feature is added there.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pyarrow as pa
+from feast import Entity, FeatureService, FeatureView, Field, PushSource, ValueType
+from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+from feast.types import Array, Bool, FeastType, Float64, Int64, String
+
+from pagoda import features, settings, spark
+from pagoda.schemas import INT64S, TEXTS
+
+# Feast is the main program here: it starts this file, so this is where settings come in.
+NAMESPACE = settings.load().lake.namespace
+
+FEAST_TYPES: dict[pa.DataType, FeastType] = {
+    pa.int64(): Int64,
+    pa.float64(): Float64,
+    pa.string(): String,
+    pa.bool_(): Bool,
+    INT64S: Array(Int64),  # times too: Array(UnixTimestamp) truncates them
+    TEXTS: Array(String),
+}
+
+user = Entity(
+    name="user",
+    join_keys=["user_key"],
+    value_type=ValueType.INT64,
+    description="A shopper; user_key is pagoda.ids.key_of('user', user_id).",
+    owner=features.OWNER,
+)
+item = Entity(
+    name="item",
+    join_keys=["item_key"],
+    value_type=ValueType.INT64,
+    description="A product; item_key is pagoda.ids.key_of('item', item_id).",
+    owner=features.OWNER,
+)
+_ENTITIES = {"user_key": user, "item_key": item}
+
+
+def _view(view: features.View) -> FeatureView:
+    table = SparkSource(
+        name=f"{view.name}_table",
+        table=f"{spark.CATALOG}.{NAMESPACE}.{view.name}",
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created",
+        date_partition_column="day",
+        description=view.description,
+        owner=features.OWNER,
+    )
+    pushed = view.online_writer == "stream"
+    return FeatureView(
+        name=view.name,
+        source=PushSource(name=f"{view.name}_push", batch_source=table) if pushed else table,
+        entities=[_ENTITIES[view.entity]],
+        schema=[
+            Field(name=view.entity, dtype=Int64),
+            *(Field(name=name, dtype=FEAST_TYPES[kind]) for name, kind in view.columns.items()),
+        ],
+        ttl=timedelta(days=view.ttl_days or 0),  # 0: for ever
+        online=True,
+        description=view.description,
+        owner=features.OWNER,
+        tags={"online_writer": view.online_writer},
+    )
+
+
+user_day = _view(features.USER_DAY)
+user_intraday = _view(features.USER_INTRADAY)
+user_stats = _view(features.USER_STATS)
+item_stats = _view(features.ITEM_STATS)
+item_profile = _view(features.ITEM_PROFILE)
+
+_VIEWS = {
+    view.name: view for view in (user_day, user_intraday, user_stats, item_stats, item_profile)
+}
+
+
+def _service(service: features.Service) -> FeatureService:
+    return FeatureService(
+        name=service.name,
+        features=[_VIEWS[view.name] for view in service.views],
+        description=service.description,
+        owner=features.OWNER,
+        tags={"schema_hash": service.schema_hash},
+    )
+
+
+sequences_v1 = _service(features.SEQUENCES_V1)
+sequences_stats_v1 = _service(features.SEQUENCES_STATS_V1)
+items_v1 = _service(features.ITEMS_V1)
