@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from jobs.imports import queries
 from jobs.imports.completejourney import CompleteJourney
+from jobs.imports.files import Files
 from jobs.imports.run import Outcome, run_import
 from pagoda import settings
 from pagoda.console import emit_json, emit_table, people, run
@@ -51,29 +54,59 @@ def completejourney(
     outcome = run_import(
         settings.load(), source, replace=replace, shift_anew=shift_anew, dry_run=dry_run
     )
+    show(outcome, as_json=as_json)
     if queries_to:
         queries_to.write_bytes(b"".join(queries.query_file(source.query_rows())))
         people.print(f"{queries_to}: sha256 {queries.checksum(source.query_rows())}")
-    show(outcome, as_json=as_json, dry_run=dry_run)
 
 
-def show(outcome: Outcome, *, as_json: bool, dry_run: bool) -> None:
-    """The counts on stdout, the rest for people on stderr."""
+@app.command()
+def files(
+    mapping: Annotated[
+        Path, typer.Option(help="The mapping file (TOML); see docs/your-own-data.md.")
+    ],
+    shift_anew: ShiftAnew = False,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Your own items, events and searches, from CSV or Parquet files."""
+    loaded = settings.load()
+    with closing(Files(mapping, scratch=loaded.scratch)) as source:
+        outcome = run_import(
+            loaded, source, replace=replace, shift_anew=shift_anew, dry_run=dry_run
+        )
+    show(outcome, as_json=as_json)
+
+
+def show(outcome: Outcome, *, as_json: bool) -> None:
+    """Counts on stdout; what they mean, for people, on stderr."""
     if as_json:
         emit_json(outcome.as_json())
         return
+    for name, rows in outcome.samples.items() if outcome.dry_run else ():
+        people.print(f"[bold]{name}[/], as it would be stored")
+        for row in rows:
+            people.print(_one_line(row), markup=False, highlight=False, soft_wrap=True)
     emit_table(
         ({"table": name, **vars(counts)} for name, counts in outcome.tables.items()),
-        title="Would import (nothing was written)" if dry_run else "Imported",
+        title="Would be imported; nothing was written" if outcome.dry_run else "Imported",
     )
     record = outcome.dataset
-    people.print(
+    lines = [
         f"{record.name}: {record.first_day} to {record.last_day}, times shifted by "
-        f"{outcome.shift_days} days; validation from {record.validation_from}, "
-        f"test from {record.test_from}; clicks are {', '.join(record.click_actions)}"
-    )
-    for note in outcome.notes:
-        people.print(f"- {note}")
+        f"{outcome.shift_days} days",
+        f"validation from {record.validation_from}, test from {record.test_from}; clicks are "
+        f"{', '.join(record.click_actions)}; queries: {record.query_protocol}",
+        *(f"rejected: {problem}" for problem in outcome.problems),
+        *(f"note: {note}" for note in outcome.notes),
+    ]
+    for line in lines:
+        people.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _one_line(row: Mapping[str, Any]) -> str:
+    return "  " + ", ".join(f"{name}={value}" for name, value in row.items() if value is not None)
 
 
 @app.callback()

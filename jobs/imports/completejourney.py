@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from rich.progress import Progress
 
 from jobs.imports import queries
-from jobs.imports.source import BATCH_ROWS, ids_table, to_table, with_key
+from jobs.imports.source import BATCH_ROWS, Problem, ids_table, to_table, with_key
 from pagoda.dataset import Dataset
 from pagoda.errors import InputError, MachineError
 from pagoda.schemas import EVENTS, IDS, ITEMS, SEARCHES, Table
@@ -88,6 +89,11 @@ class CompleteJourney:
             digest.update((self._folder / f"{name}.parquet").read_bytes())
         return digest.hexdigest()
 
+    def prepare(self, progress: Progress) -> None:
+        """Read both files."""
+        task = progress.add_task("reading", total=len(self._lines))
+        progress.advance(task, len(self._lines))
+
     def last_day(self) -> date:
         """The same for every slice, so that slices of one day share one shift."""
         return LAST_DAY
@@ -109,6 +115,10 @@ class CompleteJourney:
         """None: `_read` refuses files that are not what they were."""
         del table
         return 0
+
+    def problems(self) -> Sequence[Problem]:
+        """None, as `rejected`."""
+        return ()
 
     def notes(self) -> Sequence[str]:
         """What became of the lines and products that are incomplete."""

@@ -28,12 +28,11 @@ VERSION = 1
 SEED = 2017
 PROTOCOL = f"words of the category path (Ai et al., SIGIR 2017; four forms; v{VERSION} seed {SEED})"
 
-STOP_WORDS = frozenset(
-    (
-        "a all an and any as at by except for from in less more not of on only or other over than "
-        "the to under up with"
-    ).split()  # noqa: SIM905
-)
+_STOP_WORDS = """
+a all an and any as at by except for from in less more not of on only or other over than the to
+under up with
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 _WORD = re.compile(r"[a-z0-9]+")
 _HAS_LETTERS = re.compile(r"[a-z].*[a-z]")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from jobs.imports import lake
-from jobs.imports.source import Source, weeks_to_now
+from jobs.imports.source import Problem, Source, weeks_to_now
 from pagoda import dataset
 from pagoda.console import people
 from pagoda.errors import Conflict, InputError, NothingToDo
@@ -33,6 +33,7 @@ from pagoda.settings import Settings
 
 # ids first: a collision is found before anything else is written.
 TABLES = (IDS, ITEMS, EVENTS, SEARCHES, REJECTED)
+_SAMPLES = 3
 
 log = structlog.get_logger()
 
@@ -49,12 +50,20 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What an import did, or would do."""
+    """What an import did, or (`dry_run`) would do.
 
-    tables: dict[str, Counts]
+    Attributes:
+        problems: why rows were rejected; empty if nothing was read because nothing changed.
+        samples: the first rows as they are stored, of tables that were written.
+    """
+
+    tables: Mapping[str, Counts]
     shift_days: int
     dataset: dataset.Dataset
-    notes: list[str] = field(default_factory=list)
+    dry_run: bool
+    problems: Sequence[Problem] = ()
+    notes: Sequence[str] = ()
+    samples: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -62,7 +71,10 @@ class Outcome:
             **{name: asdict(counts) for name, counts in self.tables.items()},
             "shift_days": self.shift_days,
             "dataset": self.dataset.model_dump(mode="json"),
-            "notes": self.notes,
+            "dry_run": self.dry_run,
+            "problems": [asdict(problem) for problem in self.problems],
+            "notes": list(self.notes),
+            **({"samples": self.samples} if self.dry_run else {}),
         }
 
 
@@ -81,116 +93,126 @@ def run_import(
         replace: let this source take the place of another data set in the lake.
         shift_anew: move times to the present week, whatever was recorded.
         now: the clock, for tests.
-    Raises: InputError if the source cannot be used or another data set is in the lake.
+    Raises:
+        InputError: the source cannot be used, or another data set is in the lake.
+        Conflict: another import is running.
     """
     now = now or datetime.now(UTC)
-    with _only_one(settings):
-        opened = {table.name: open_table(settings, table) for table in TABLES}
-        others = _others(opened, source.name)
-        if others and not replace:
+    with _only_one(settings), _progress() as progress:
+        tables = {table: open_table(settings, table) for table in TABLES}
+        others = {name for table in tables.values() for name in lake.held(table)} - {source.name}
+        if others and not replace and not dry_run:
             raise InputError(
                 f"the lake holds another data set: {', '.join(sorted(others))}",
                 where=str(settings.home),
                 next_step="Import into another PAGODA_HOME, or replace it with --replace.",
             )
-        shift_days = _shift(settings, opened, source, anew=shift_anew, now=now)
-        fingerprint = hashlib.sha256(f"{source.content} shift {shift_days}".encode()).hexdigest()
-        counts: dict[str, Counts] = {}
-        with _progress() as progress:
-            for table in TABLES:
-                counts[table.name] = _one_table(
-                    opened[table.name],
-                    table,
-                    source,
-                    shift_days=shift_days,
-                    fingerprint=fingerprint,
-                    instead_of=others,
-                    dry_run=dry_run,
-                    progress=progress,
-                )
-        record = _record(settings, source, shift_days, fingerprint)
+        shift_days = _recorded_shift(settings, tables.values(), source) if source.shifted else 0
+        if source.shifted and (shift_anew or not shift_days):
+            source.prepare(progress)
+            shift_days = weeks_to_now(source.last_day(), now.date())
+        one = _Import(
+            source=source,
+            shift_days=shift_days,
+            fingerprint=hashlib.sha256(f"{source.content} shift {shift_days}".encode()).hexdigest(),
+            others=frozenset(others),
+            dry_run=dry_run,
+            progress=progress,
+        )
+        changed = [name for name, table in tables.items() if not one.stands_in(table)]
+        if changed:
+            source.prepare(progress)
+            _refuse_future(source, shift_days, now)
+        counts = {contract.name: one.bring(table, contract) for contract, table in tables.items()}
+        record = _record(settings, one)
         if not dry_run and record != _recorded(settings):
             dataset.save(settings, record)
-    changed = any(count.written or count.replaced for count in counts.values())
-    return Outcome(
-        tables=counts,
-        shift_days=shift_days,
-        dataset=record,
-        notes=list(source.notes()) if changed else [],
-    )
-
-
-def _one_table(
-    table: IcebergTable,
-    contract: Table,
-    source: Source,
-    *,
-    shift_days: int,
-    fingerprint: str,
-    instead_of: set[str],
-    dry_run: bool,
-    progress: Progress,
-) -> Counts:
-    have = lake.held(table)
-    mine = have.get(source.name)
-    if mine and mine.fingerprint == fingerprint and not instead_of & have.keys():
-        return Counts(unchanged=mine.rows)
-    counts = Counts(rejected=source.rejected(contract))
-    if contract is not IDS:  # ids are never taken back
-        counts.replaced = sum(
-            each.rows for name, each in have.items() if name in {source.name, *instead_of}
+        return Outcome(
+            tables=counts,
+            shift_days=shift_days,
+            dataset=record,
+            dry_run=dry_run,
+            problems=source.problems() if changed else (),
+            notes=[*(source.notes() if changed else ()), *_about_others(others)],
+            samples=one.samples,
         )
-    task = progress.add_task(contract.name, total=source.rows(contract))
 
-    def batches() -> Iterator[pa.Table]:
-        for batch in source.batches(contract, shift_days):
+
+@dataclass(frozen=True, kw_only=True)
+class _Import:
+    """An import whose shift and fingerprint are known."""
+
+    source: Source
+    shift_days: int
+    fingerprint: str
+    others: frozenset[str]
+    dry_run: bool
+    progress: Progress
+    samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def stands_in(self, table: IcebergTable) -> bool:
+        """Whether the table holds exactly this import and no other."""
+        held = lake.held(table)
+        mine = held.get(self.source.name)
+        return bool(mine and mine.fingerprint == self.fingerprint and not self.others & held.keys())
+
+    def bring(self, table: IcebergTable, contract: Table) -> Counts:
+        """Write one table, unless it stands; a dry run only counts."""
+        held = lake.held(table)
+        if self.stands_in(table):
+            return Counts(unchanged=held[self.source.name].rows)
+        counts = Counts(rejected=self.source.rejected(contract))
+        if contract is not IDS:  # ids are never taken back
+            counts.replaced = sum(each.rows for each in held.values())
+        batches = self._batches(table, contract, counts)
+        if self.dry_run:
+            for _ in batches:
+                pass
+            return counts
+        lake.replace(
+            table,
+            self.source.name,
+            batches,
+            fingerprint=self.fingerprint,
+            shift_days=self.shift_days,
+            instead_of=self.others,
+        )
+        log.info("imported", table=contract.name, source=self.source.name, **asdict(counts))
+        return counts
+
+    def _batches(self, table: IcebergTable, contract: Table, counts: Counts) -> Iterator[pa.Table]:
+        task = self.progress.add_task(contract.name, total=self.source.rows(contract))
+        for batch in self.source.batches(contract, self.shift_days):
             rows = lake.new_ids(table, batch) if contract is IDS else batch
             counts.written += rows.num_rows
             counts.unchanged += batch.num_rows - rows.num_rows
+            self.samples.setdefault(contract.name, batch.slice(0, _SAMPLES).to_pylist())
             yield rows
-            progress.advance(task, batch.num_rows)
-
-    if dry_run:
-        for _ in batches():
-            pass
-    else:
-        lake.replace(
-            table,
-            source.name,
-            batches(),
-            fingerprint=fingerprint,
-            shift_days=shift_days,
-            instead_of=instead_of,
-        )
-        log.info("imported", table=contract.name, source=source.name, **asdict(counts))
-    return counts
+            self.progress.advance(task, batch.num_rows)
 
 
-def _shift(
-    settings: Settings,
-    opened: dict[str, IcebergTable],
-    source: Source,
-    *,
-    anew: bool,
-    now: datetime,
-) -> int:
-    """The recorded shift of this source, also of an import that was cut off, or a new one."""
-    if not source.shifted:
-        return 0
+def _about_others(others: Collection[str]) -> list[str]:
+    return [f"takes the place of the data set {name} (--replace)" for name in sorted(others)]
+
+
+def _recorded_shift(settings: Settings, tables: Iterable[IcebergTable], source: Source) -> int:
+    """The shift of this source's last import, also of one that was cut off; else 0."""
     record = _recorded(settings)
-    if not anew:
-        if record and record.name == source.name and record.shift_days:
-            return record.shift_days
-        for table in opened.values():
-            mine = lake.held(table).get(source.name)
-            if mine and mine.shift_days:
-                return mine.shift_days
-    return weeks_to_now(source.last_day(), now.date())
+    if record and record.name == source.name and record.shift_days:
+        return record.shift_days
+    held = [lake.held(table).get(source.name) for table in tables]
+    return max((each.shift_days for each in held if each), default=0)
 
 
-def _others(opened: dict[str, IcebergTable], name: str) -> set[str]:
-    names = {each for table in opened.values() for each in lake.held(table)}
-    return names - {name}
+def _refuse_future(source: Source, shift_days: int, now: datetime) -> None:
+    last = source.last_day() + timedelta(days=shift_days)
+    if shift_days and last > now.date():
+        raise InputError(
+            "the recorded shift would move events into the future",
+            expected=f"a last day up to {now.date()}",
+            found=f"{source.last_day()} + {shift_days} days = {last}",
+            next_step="Import with --shift-anew.",
+        )
 
 
 def _recorded(settings: Settings) -> dataset.Dataset | None:
@@ -200,27 +222,30 @@ def _recorded(settings: Settings) -> dataset.Dataset | None:
         return None
 
 
-def _record(
-    settings: Settings, source: Source, shift_days: int, fingerprint: str
-) -> dataset.Dataset:
+def _record(settings: Settings, one: _Import) -> dataset.Dataset:
     """The record as it stands, if it is of this very import: then nothing needs to be read."""
     record = _recorded(settings)
-    if record and record.name == source.name and record.fingerprint == fingerprint:
+    if record and record.name == one.source.name and record.fingerprint == one.fingerprint:
         return record
-    return source.dataset(shift_days, fingerprint)
+    one.source.prepare(one.progress)
+    return one.source.dataset(one.shift_days, one.fingerprint)
 
 
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
+    lock = FileLock(settings.run / "import.lock", timeout=0)
     try:
-        with FileLock(settings.run / "import.lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise Conflict(
             "another import is running",
             where=str(settings.home),
             next_step="Wait until it is done, then import again.",
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _progress() -> Progress:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Protocol, TypeAlias
 
 import polars as pl
 import pyarrow as pa
+from rich.progress import Progress
 
 from pagoda.dataset import Dataset
 from pagoda.ids import Kind, keys_of
@@ -18,20 +20,42 @@ BATCH_ROWS = 250_000
 Column: TypeAlias = "pa.ChunkedArray[Any] | pa.Array[Any]"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A reason for which rows of a table were rejected, and the first such row."""
+
+    table: str
+    reason: str
+    rows: int
+    example: str
+
+    def __str__(self) -> str:
+        return f"{self.table}: {self.reason} ({self.rows:,} rows, first {self.example})"
+
+
 class Source(Protocol):
     """Rows on their way into the lake.
 
-    Attributes:
-        name: what the column `source` says.
-        shifted: whether times move to now by whole weeks.
+    Only `name`, `shifted` and `content` may be asked before `prepare`.
     """
 
-    name: str
-    shifted: bool
+    @property
+    def name(self) -> str:
+        """What the column `source` says."""
+        ...
+
+    @property
+    def shifted(self) -> bool:
+        """Whether times move to now by whole weeks."""
+        ...
 
     @property
     def content(self) -> str:
         """SHA-256 of files, mapping and options; the same content is the same rows."""
+        ...
+
+    def prepare(self, progress: Progress) -> None:
+        """Read and judge what there is, once. Raises: InputError if nothing can be stored."""
         ...
 
     def last_day(self) -> date:
@@ -54,6 +78,10 @@ class Source(Protocol):
         """The record of the data set."""
         ...
 
+    def problems(self) -> Sequence[Problem]:
+        """Why rows cannot be stored, most frequent first."""
+        ...
+
     def notes(self) -> Sequence[str]:
         """What a person should know about these rows."""
         ...
@@ -68,7 +96,9 @@ def weeks_to_now(last_day: date, today: date) -> int:
 
 
 def with_key(frame: pl.DataFrame, kind: Kind) -> pl.DataFrame:
-    """Add `<kind>_key` for the column `<kind>_id`."""
+    """Add `<kind>_key` for the column `<kind>_id`, unless it is there."""
+    if f"{kind}_key" in frame.columns:
+        return frame
     column = f"{kind}_id"
     distinct = frame[column].unique()
     if 2 * len(distinct) > len(frame):

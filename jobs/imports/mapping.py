@@ -1,0 +1,254 @@
+"""The mapping file: how a user's own CSV or Parquet files become items, events and searches.
+
+TOML, beside the data; file patterns are relative to it. `load` checks everything that can be
+known without reading rows and lists every problem at once. See docs/your-own-data.md.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping as Map
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from pagoda.errors import InputError
+from pagoda.schemas import ACTIONS
+
+Kind = Literal["id", "text", "price", "count", "flag", "time", "action"]
+
+# Target column: what it holds. The first ones of each table, up to `REQUIRED`, must be given.
+FIELDS: dict[str, dict[str, Kind]] = {
+    "items": {
+        "item_id": "id",
+        "title": "text",
+        "brand": "text",
+        "leaf_category": "text",
+        "category": "text",
+        "first_category": "text",
+        "shop": "text",
+        "colour": "text",
+        "size": "text",
+        "price": "price",
+        "in_stock": "flag",
+        "updated_at": "time",
+    },
+    "events": {
+        "user_id": "id",
+        "item_id": "id",
+        "action": "action",
+        "ts": "time",
+        "event_id": "id",
+        "search_id": "id",
+        "position": "count",
+        "shop": "text",
+    },
+    "searches": {
+        "search_id": "id",
+        "user_id": "id",
+        "query": "text",
+        "ts": "time",
+    },
+}
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "items": ("item_id",),
+    "events": ("user_id", "item_id", "action", "ts"),
+    "searches": ("search_id", "user_id", "query", "ts"),
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Time(_Part):
+    """How times are written.
+
+    Attributes:
+        format: "iso", "epoch_s", "epoch_ms", or a strptime pattern.
+        zone: of times that name no zone. The hour that a clock repeats is taken as its first
+            pass; times in the hour that it skips are rejected.
+    """
+
+    format: str = "iso"
+    zone: str = "UTC"
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        if zone not in available_timezones():
+            raise ValueError(f"unknown time zone {zone!r}; use an IANA name like Europe/Vienna")
+        return str(ZoneInfo(zone))
+
+    @field_validator("format")
+    @classmethod
+    def _telling(cls, text: str) -> str:
+        if text not in {"iso", "epoch_s", "epoch_ms"} and "%" not in text:
+            raise ValueError(f"{text!r} is neither iso, epoch_s, epoch_ms nor a strptime pattern")
+        return text
+
+
+class TableMapping(_Part):
+    """Where the rows of one table come from.
+
+    Attributes:
+        files: patterns, relative to the mapping file.
+        columns: target column to the file's column.
+        constants: target column to a value that every row has.
+        attributes: extra item attributes, name to the file's column.
+        actions: what the file calls an action to what Pagoda calls it.
+        header: names of the columns where CSV files have no header line.
+        quote: the quote character; "" where quotes are plain characters.
+        null: texts that mean "nothing".
+    """
+
+    files: tuple[str, ...] = Field(min_length=1)
+    format: Literal["csv", "parquet"] | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    quote: Annotated[str, Field(max_length=1)] = '"'
+    header: tuple[str, ...] = ()
+    null: tuple[str, ...] = ("",)
+    columns: dict[str, str] = {}
+    constants: dict[str, str | int | float | bool] = {}
+    attributes: dict[str, str] = {}
+    actions: dict[str, str] = {}
+    time: Time = Time()
+
+    @field_validator("actions")
+    @classmethod
+    def _known_actions(cls, actions: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(set(actions.values()) - set(ACTIONS)):
+            raise ValueError(f"unknown {unknown}; Pagoda knows {', '.join(ACTIONS)}")
+        return actions
+
+
+class DatasetMapping(_Part):
+    """What the record of the data set says; days are those of the files, before any shift."""
+
+    click_actions: tuple[str, ...] = ("click",)
+    positive_actions: tuple[str, ...] = ("click", "buy")
+    shift_to_now: bool = False
+    test_days: int = Field(default=7, ge=1)
+    validation_days: int = Field(default=7, ge=1)
+    test_from: date | None = None
+    validation_from: date | None = None
+    queries: str = "as shoppers typed them"
+
+    @field_validator("click_actions", "positive_actions")
+    @classmethod
+    def _known_actions(cls, actions: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(actions) - set(ACTIONS)):
+            raise ValueError(f"unknown {unknown}; Pagoda knows {', '.join(ACTIONS)}")
+        if not actions:
+            raise ValueError("at least one action is needed")
+        return actions
+
+    @model_validator(mode="after")
+    def _in_order(self) -> DatasetMapping:
+        if self.test_from and self.validation_from and self.validation_from >= self.test_from:
+            raise ValueError("validation_from must be before test_from")
+        return self
+
+
+class Limits(_Part):
+    """What is too much for one row."""
+
+    text_chars: int = Field(default=2_000, ge=1)
+    id_chars: int = Field(default=200, ge=1)
+    clock_skew_s: int = Field(default=300, ge=0)
+
+
+class Mapping(_Part):
+    """The whole file. `name` is the source's and the data set's name."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,60}$")]
+    dataset: DatasetMapping = DatasetMapping()
+    limits: Limits = Limits()
+    items: TableMapping
+    events: TableMapping
+    searches: TableMapping | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Mapping:
+        problems = [
+            problem for name, table in self.tables().items() for problem in _gaps(name, table)
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def tables(self) -> Map[str, TableMapping]:
+        """The tables that are mapped, by name."""
+        given = {"items": self.items, "events": self.events, "searches": self.searches}
+        return {name: table for name, table in given.items() if table}
+
+
+def load(path: Path) -> Mapping:
+    """Read a mapping file. Raises: InputError listing everything that is wrong with it."""
+    next_step = "See docs/your-own-data.md for an example."
+    try:
+        return Mapping.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError("file not found", where=str(path), next_step=next_step) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not TOML: {error}", where=str(path), next_step=next_step) from None
+    except ValidationError as error:
+        raise InputError(
+            "the mapping file cannot be used",
+            where=str(path),
+            problems=[problem for each in error.errors() for problem in _lines(each)],
+            next_step=next_step,
+        ) from None
+
+
+def files_of(table: TableMapping, folder: Path) -> list[Path]:
+    """The files of one table, sorted, each once."""
+    return sorted({path for pattern in table.files for path in folder.glob(pattern)})
+
+
+def is_parquet(table: TableMapping, path: Path) -> bool:
+    """Whether a file is Parquet: as the mapping says, or by its suffix."""
+    return table.format == "parquet" if table.format else path.suffix in {".parquet", ".pq"}
+
+
+def _gaps(name: str, table: TableMapping) -> list[str]:
+    given = [*table.columns, *table.constants]
+    problems = [
+        f"{name}: no column and no constant for {field}"
+        for field in REQUIRED[name]
+        if field not in given
+    ]
+    problems += [
+        f"{name}: unknown column {field}; known are {', '.join(FIELDS[name])}"
+        for field in given
+        if field not in FIELDS[name]
+    ]
+    problems += [
+        f"{name}: {field} is both a column and a constant"
+        for field in table.columns
+        if field in table.constants
+    ]
+    if table.attributes and name != "items":
+        problems.append(f"{name}: only items have attributes")
+    if table.actions and name != "events":
+        problems.append(f"{name}: only events have actions")
+    if name != "searches" and any(Path(pattern).is_absolute() for pattern in table.files):
+        problems.append(f"{name}: file patterns are relative to the mapping file")
+    return problems
+
+
+def _lines(error: object) -> list[str]:
+    assert isinstance(error, dict)
+    where = ".".join(str(part) for part in error["loc"])
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return [f"{where}: {line}" if where else line for line in text.splitlines()]
