@@ -18,11 +18,14 @@ import numpy.typing as npt
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, milvus_pb2_grpc, schema_pb2
 
 from pagoda.errors import DependencyDown
-from pagoda.index import VECTOR, Collection, reason
+from pagoda.index import VECTOR, reason
 from pagoda.settings import Settings
 
 MAX_K = 16_384  # Milvus's own limit
 _EVERYTHING_SO_FAR, _WHATEVER_IS_THERE = 0, 1
+# IVF reads at most the clusters there are, and FLAT has none: one value fits every index. Fewer
+# clusters than all would silently lose results where few items pass the filter.
+_EVERY_CLUSTER = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ class Searcher:
 
     def search(
         self,
-        collection: Collection,
+        collection: str,
         vectors_BD: npt.NDArray[np.float32],
         *,
         k: int,
@@ -76,7 +79,7 @@ class Searcher:
         Raises: DependencyDown if Milvus does not answer in time or cannot use the collection.
         """
         request = milvus_pb2.SearchRequest(
-            collection_name=collection.name,
+            collection_name=collection,
             dsl=expression,
             dsl_type=common_pb2.DslType.BoolExprV1,
             nq=len(vectors_BD),
@@ -86,7 +89,7 @@ class Searcher:
                 metric_type="IP",
                 topk=k,
                 round_decimal=-1,
-                params=self._index_parameters(collection, filtered=bool(expression)),
+                params={"nprobe": _EVERY_CLUSTER if expression else self._nprobe},
             ),
             consistency_level=(
                 common_pb2.ConsistencyLevel.Strong
@@ -100,18 +103,12 @@ class Searcher:
         except grpc.RpcError as error:
             raise DependencyDown("milvus", reason(error)) from error
         if answer.status.code or answer.status.error_code:
-            raise DependencyDown("milvus", f"{collection.name}: {answer.status.reason}")
+            raise DependencyDown("milvus", f"{collection}: {answer.status.reason}")
         return _decode(answer.results, queries=len(vectors_BD))
 
     def close(self) -> None:
         """Give the connection back."""
         self._channel.close()
-
-    def _index_parameters(self, collection: Collection, *, filtered: bool) -> dict[str, int]:
-        if not collection.index_type.startswith("IVF"):
-            return {}
-        nlist = collection.index_params["nlist"]
-        return {"nprobe": nlist if filtered else min(self._nprobe, nlist)}
 
 
 def _placeholders(vectors_BD: npt.NDArray[np.float32]) -> bytes:

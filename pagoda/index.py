@@ -6,6 +6,7 @@ never change once live. The alias always names a whole, checked one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -14,11 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from pymilvus import MilvusClient
 from pymilvus.client.types import LoadState
 from pymilvus.exceptions import MilvusException
 
 from pagoda.errors import DependencyDown
+from pagoda.filters import TEXT_FIELDS
 from pagoda.settings import Settings
 
 PREFIX = "items_"
@@ -35,7 +40,7 @@ class Collection:
         rows: how many items it holds.
         index_type: of the vectors: FLAT or IVF_SQ8.
         index_params: as given at creation, such as nlist.
-        fingerprint: of the vectors and fields it was built from (see `jobs.index`).
+        fingerprint: of what it was built from, see `fingerprint`.
         loaded: whether it answers searches.
     """
 
@@ -97,9 +102,21 @@ def describe(client: MilvusClient, name: str) -> Collection | None:
         rows=int(client.get_collection_stats(name)["row_count"]),
         index_type=index.get("index_type", ""),
         index_params={key: int(index[key]) for key in ("nlist",) if key in index},
-        fingerprint=_fingerprint(client.describe_collection(name)["description"]),
+        fingerprint=_recorded_fingerprint(client.describe_collection(name)["description"]),
         loaded=state == LoadState.Loaded,
     )
+
+
+def fingerprint(items: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> str:
+    """Of everything a collection holds: equal fingerprints, equal answers."""
+    columns = items.select(["item_key", "item_id", *TEXT_FIELDS, "price", "in_stock"])
+    columns = columns.combine_chunks().replace_schema_metadata()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, columns.schema) as stream:
+        stream.write_table(columns)
+    digest = hashlib.blake2b(np.ascontiguousarray(vectors_ND).tobytes(), digest_size=16)
+    digest.update(sink.getvalue())
+    return digest.hexdigest()
 
 
 def description(*, bundle: str, fingerprint: str) -> str:
@@ -107,7 +124,7 @@ def description(*, bundle: str, fingerprint: str) -> str:
     return json.dumps({"bundle": bundle, "fingerprint": fingerprint})
 
 
-def _fingerprint(described: str) -> str:
+def _recorded_fingerprint(described: str) -> str:
     try:
         return str(json.loads(described)["fingerprint"])
     except (ValueError, TypeError, KeyError):

@@ -28,7 +28,7 @@ from pagoda.ann import Searcher
 from pagoda.bundle import Bundle, Request
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import CheckFailed, Conflict
-from pagoda.index import Collection, aliased, collections, describe, milvus
+from pagoda.index import Collection, aliased, collections, describe, fingerprint, milvus
 from pagoda.index_report import IndexReport
 from pagoda.release import release
 from pagoda.settings import Settings
@@ -67,7 +67,18 @@ def build(
     with _alone(settings), milvus(settings) as client:
         for draft in collection.drop_drafts(client):
             log.info("interrupted_build_dropped", collection=draft)
-        candidate = _standing(client, bundle) or _draft(settings, client, bundle, progress)
+        index = collection.choose_index(
+            rows=bundle.items.num_rows, flat_max_items=settings.milvus.flat_max_items
+        )
+        candidate = _standing(client, bundle, index) or collection.build_draft(
+            client,
+            name=bundle.collection,
+            bundle=bundle.name,
+            items=bundle.items,
+            vectors_ND=bundle.item_vectors,
+            index=index,
+            progress=progress,
+        )
         report = _check(settings, candidate, bundle, progress)
         index_report.save(settings, report)
         if not report.passed:
@@ -104,34 +115,21 @@ def show(report: IndexReport, *, as_json: bool) -> None:
     )
 
 
-def _standing(client: MilvusClient, bundle: Bundle) -> Collection | None:
-    """The bundle's collection from an earlier run, if it holds exactly this bundle."""
+def _standing(
+    client: MilvusClient, bundle: Bundle, index: collection.IndexSpec
+) -> Collection | None:
+    """The bundle's collection from an earlier run, if it is what would be built now."""
     found = describe(client, bundle.collection)
-    if found is None or found.fingerprint != collection.fingerprint(
-        bundle.items, bundle.item_vectors
+    if (
+        found is None
+        or found.index_type != index.kind
+        or found.fingerprint != fingerprint(bundle.items, bundle.item_vectors)
     ):
         return None
     if not found.loaded:
         client.load_collection(found.name)
-        found = describe(client, found.name)
     log.info("collection_is_there_already", collection=bundle.collection)
     return found
-
-
-def _draft(
-    settings: Settings, client: MilvusClient, bundle: Bundle, progress: collection.Progress
-) -> Collection:
-    return collection.build_draft(
-        client,
-        name=bundle.collection,
-        bundle=bundle.name,
-        items=bundle.items,
-        vectors_ND=bundle.item_vectors,
-        index=collection.choose_index(
-            rows=bundle.items.num_rows, flat_max_items=settings.milvus.flat_max_items
-        ),
-        progress=progress,
-    )
 
 
 def _check(

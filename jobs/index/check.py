@@ -60,7 +60,9 @@ def check(
     """
     keys_N = items["item_key"].to_numpy()
     scores_QN = queries_QD @ vectors_ND.T
-    searcher.search(collection, queries_QD[:1], k=1, strong=True)  # nothing is still on its way
+    searcher.search(
+        collection.name, queries_QD[:1], k=1, strong=True
+    )  # nothing is still on its way
     cases = []
     chosen = probes(items)
     for at, probe in enumerate(chosen):
@@ -130,7 +132,7 @@ def _judge(
     for query_D, scores_N in zip(queries_QD, scores_QN, strict=True):
         started = time.perf_counter()
         (hits,) = searcher.search(
-            collection, query_D[None], k=K, expression=expression(probe.filters)
+            collection.name, query_D[None], k=K, expression=expression(probe.filters)
         )
         took_ms.append((time.perf_counter() - started) * 1000)
         rows = np.array([row_of.get(int(key), -1) for key in hits.keys], np.int64)

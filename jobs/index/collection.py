@@ -9,7 +9,6 @@ interrupted build left there.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from pymilvus import DataType, MilvusClient
 
 from pagoda.errors import CheckFailed, InputError
 from pagoda.filters import NO_PRICE, TEXT_FIELDS
-from pagoda.index import PREFIX, VECTOR, Collection, describe, description
+from pagoda.index import PREFIX, VECTOR, Collection, describe, description, fingerprint
 
 DRAFT_PREFIX = "draft_"
 _ROWS_PER_INSERT = 4_000  # 2 MB of vectors at d=128: well below gRPC's and the log's limits
@@ -54,17 +53,6 @@ def choose_index(*, rows: int, flat_max_items: int) -> IndexSpec:
     # Milvus's own rule of thumb; k-means wants some 39 points a cluster.
     nlist = max(1, min(4 * math.isqrt(rows), rows // 39, 65_536))
     return IndexSpec(kind="IVF_SQ8", params={"nlist": nlist})
-
-
-def fingerprint(items: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> str:
-    """Of everything a collection holds: equal fingerprints, equal answers."""
-    digest = hashlib.blake2b(np.ascontiguousarray(vectors_ND).tobytes(), digest_size=16)
-    columns = items.select(["item_key", "item_id", *TEXT_FIELDS, "price", "in_stock"])
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, columns.schema.remove_metadata()) as stream:
-        stream.write_table(columns.combine_chunks().replace_schema_metadata())
-    digest.update(sink.getvalue())
-    return digest.hexdigest()
 
 
 def drop_drafts(client: MilvusClient) -> list[str]:

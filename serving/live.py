@@ -1,0 +1,142 @@
+"""The bundle that serves, whole: towers, items, terms, feature reader and collection.
+
+A thread follows the registry's pointer. A new bundle is loaded and checked beside the old one
+and takes its place in one assignment; a request works on the one it started with to its end. A
+bundle that cannot be loaded leaves the old one serving and shows in `/ready`.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import structlog
+from redis import Redis
+
+from pagoda import registry
+from pagoda.bundle import Bundle, Request
+from pagoda.errors import BundleRefused, DependencyDown, InputError, PagodaError
+from pagoda.index import describe, fingerprint, milvus
+from pagoda.online import OnlineReader
+from pagoda.settings import Settings
+from serving.shelf import Shelf
+from serving.understanding import Vocabulary
+
+log = structlog.get_logger()
+_POLLS_BETWEEN_TRIES = 10  # a bundle that is refused is not hashed again every second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """One bundle and all that belongs to it."""
+
+    bundle: Bundle
+    shelf: Shelf
+    vocabulary: Vocabulary
+    reader: OnlineReader
+
+    @classmethod
+    def load(cls, settings: Settings, name: str, redis: Redis) -> Live:
+        """Load it whole.
+
+        Raises: BundleRefused if it or its collection is not whole, DependencyDown("milvus").
+        """
+        bundle = Bundle.load(registry.require(settings, name))
+        _require_collection(settings, bundle)
+        bundle.embed([Request(query="warm up", at_ms=0, rows={})])  # the first costs 10 times
+        shelf = Shelf(bundle.items)
+        return cls(
+            bundle=bundle,
+            shelf=shelf,
+            vocabulary=Vocabulary(shelf),
+            reader=OnlineReader(settings, bundle.service, client=redis),
+        )
+
+
+class Follower:
+    """Holds what is live and follows the pointer."""
+
+    def __init__(self, settings: Settings, redis: Redis) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._live: Live | None = None
+        self._problem: PagodaError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+
+    @property
+    def problem(self) -> PagodaError | None:
+        """Why the current bundle does not serve, if so."""
+        return self._problem
+
+    @property
+    def name(self) -> str | None:
+        """Which bundle serves."""
+        return self._live.bundle.name if self._live else None
+
+    def live(self) -> Live:
+        """What serves now. Raises: DependencyDown naming what keeps the first bundle away."""
+        live = self._live
+        if live is not None:
+            return live
+        if isinstance(self._problem, DependencyDown):
+            raise self._problem
+        raise DependencyDown(
+            "bundle",
+            str(self._problem or "none was promoted yet"),
+            next_step="Train one, then `pagoda index`.",
+        )
+
+    def start(self) -> None:
+        """Load the current bundle if there is one, then follow the pointer in the background."""
+        self.step()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def step(self) -> None:
+        """Look at the pointer once, and load what it names."""
+        try:
+            name = registry.current(self._settings)
+            if name is not None and name != self.name:
+                self._live = Live.load(self._settings, name, self._redis)
+                log.info("bundle_serves", bundle=name, items=len(self._live.shelf))
+            self._note(None)
+        except PagodaError as error:
+            self._note(error)
+        except Exception as error:  # whatever is wrong with a bundle must not end the thread
+            self._note(BundleRefused(f"{type(error).__name__}: {error}"))
+
+    def _note(self, problem: PagodaError | None) -> None:
+        if problem is not None and str(problem) != str(self._problem):
+            log.error("bundle_not_loaded", reason=str(problem), serving=self.name)
+        self._problem = problem
+
+    def _follow(self) -> None:
+        poll_s = self._settings.serving.poll_ms / 1000
+        while not self._stop.wait(poll_s * _POLLS_BETWEEN_TRIES if self._problem else poll_s):
+            self.step()
+
+
+def _require_collection(settings: Settings, bundle: Bundle) -> None:
+    """A vector of this bundle means nothing in another's collection."""
+    with milvus(settings) as client:
+        found = describe(client, bundle.collection)
+        if found is None:
+            raise InputError(
+                f"the bundle {bundle.name!r} has no collection in Milvus",
+                expected=bundle.collection,
+                next_step=f"Build it: `pagoda index --bundle {bundle.name}`.",
+            )
+        if found.fingerprint != fingerprint(bundle.items, bundle.item_vectors):
+            raise BundleRefused(
+                "the collection was built from other vectors or items",
+                where=bundle.collection,
+                next_step=f"Build it again: `pagoda index --bundle {bundle.name}`.",
+            )
+        if not found.loaded:
+            client.load_collection(found.name)

@@ -1,0 +1,267 @@
+"""One search, step by step: features, tower, terms, index, items; each step timed.
+
+Blocking and thread-safe: requests run it on worker threads, each on the bundle it began with.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pagoda.ann import MAX_K, Hits, Searcher
+from pagoda.bundle import Request
+from pagoda.filters import expression
+from pagoda.ids import key_of
+from pagoda.models.behaviour import windows_of
+from pagoda.online import Row
+from pagoda.settings import Settings
+from pagoda.windows import Windows
+from serving.live import Live
+from serving.schemas import (
+    Asked,
+    EmbedAnswer,
+    EmbedRequest,
+    Explanation,
+    Relevance,
+    Result,
+    SearchAnswer,
+    SearchRequest,
+    Seen,
+    Sequences,
+    Term,
+)
+from serving.shelf import Shelf
+from serving.understanding import Term as FoundTerm
+from serving.understanding import control
+
+# A post-filter needs more hits than results: the paper loses 30 % to it, a wrong brand more.
+_POST_FILTER_FACTOR = 4
+
+Rows = Mapping[str, Row | None]
+
+
+@dataclass
+class Timings:
+    """Milliseconds by step."""
+
+    steps_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a block."""
+        started = time.perf_counter()
+        yield
+        self.steps_ms[name] = (time.perf_counter() - started) * 1000
+
+    def rounded(self) -> dict[str, float]:
+        """With their total, to the microsecond."""
+        total = sum(self.steps_ms.values())
+        return {name: round(ms, 3) for name, ms in [*self.steps_ms.items(), ("total", total)]}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embedded:
+    """A request's vector and what it was made from.
+
+    Attributes:
+        user_key: None for an anonymous request.
+        rows: the raw feature rows, before the cut.
+        vector_D: float32 [D].
+    """
+
+    at_ms: int
+    user_key: int | None
+    rows: Rows
+    windows: Windows
+    vector_D: npt.NDArray[np.float32]
+
+    @property
+    def personalised(self) -> bool:
+        """Whether any behaviour of the user reached the tower."""
+        return any(lengths(self.windows).values())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """Rows of the item table [n] with their scores [n], and the terms they all satisfy."""
+
+    rows: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    applied: tuple[FoundTerm, ...]
+
+
+class Engine:
+    """Answers searches on whatever bundle it is given."""
+
+    def __init__(self, settings: Settings, searcher: Searcher) -> None:
+        self._relevance: Relevance = settings.serving.relevance
+        self._min_relevant = settings.serving.min_relevant
+        self._searcher = searcher
+
+    def search(
+        self, live: Live, request: SearchRequest, timings: Timings
+    ) -> tuple[SearchAnswer, Embedded]:
+        """The answer, and what it was made from. Raises: DependencyDown."""
+        embedded = embed(live, request, timings)
+        mode = request.relevance or self._relevance
+        with timings.step("terms"):
+            terms = live.vocabulary.terms(request.query)
+            wanted = [] if mode == "off" else terms
+            decided = control(
+                live.shelf,
+                wanted,
+                passing=live.shelf.passing(request.filters),
+                min_relevant=self._min_relevant,
+            )
+        with timings.step("index"):
+            late = mode == "post_filter" and bool(decided.kept)
+            inside = [] if late else [term.clause for term in decided.kept]
+            asked = expression(request.filters, inside)
+            fetched = min(request.k * _POST_FILTER_FACTOR, MAX_K) if late else request.k
+            hits = self._hits(live, embedded.vector_D, k=fetched, asked=asked)
+        with timings.step("items"):
+            found = Found(rows=live.shelf.rows(hits.keys), scores=hits.scores, applied=decided.kept)
+            if late:
+                enough = min(self._min_relevant, request.k)
+                found = post_filter(live.shelf, found, k=request.k, enough=enough)
+            results = _results(live, found, terms)
+        answer = SearchAnswer(
+            search_id=uuid.uuid4().hex,
+            at=_moment(embedded.at_ms),
+            bundle=live.bundle.name,
+            collection=live.bundle.collection,
+            personalised=embedded.personalised,
+            relevance=mode,
+            fell_back=len(found.applied) < len(wanted),
+            terms=[_shown(term, applied=term in found.applied) for term in terms],
+            results=results,
+            timings_ms=timings.rounded(),
+            explanation=Explanation(
+                expression=asked, matches=decided.matches, windows=lengths(embedded.windows)
+            )
+            if request.explain
+            else None,
+        )
+        return answer, embedded
+
+    def embed(self, live: Live, request: EmbedRequest, timings: Timings) -> EmbedAnswer:
+        """The vector alone. Raises: DependencyDown("redis")."""
+        embedded = embed(live, request, timings)
+        return EmbedAnswer(
+            vector=embedded.vector_D.tolist(),
+            collection=live.bundle.collection,
+            bundle=live.bundle.name,
+            at=_moment(embedded.at_ms),
+            personalised=embedded.personalised,
+            timings_ms=timings.rounded(),
+        )
+
+    def ping(self, live: Live) -> None:
+        """One real search. Raises: DependencyDown("milvus")."""
+        self._hits(live, live.bundle.item_vectors[0], k=1, asked="")
+
+    def _hits(self, live: Live, vector_D: npt.NDArray[np.float32], *, k: int, asked: str) -> Hits:
+        collection = live.bundle.collection
+        return self._searcher.search(collection, vector_D[None], k=k, expression=asked)[0]
+
+
+def post_filter(shelf: Shelf, found: Found, *, k: int, enough: int) -> Found:
+    """The first k that satisfy all terms; were those fewer than `enough`, the first k as found."""
+    right = np.ones(len(found.rows), bool)
+    for term in found.applied:
+        right &= shelf.satisfying(term.clause)[found.rows]
+    if right.sum() < min(enough, len(found.rows)):
+        return Found(rows=found.rows[:k], scores=found.scores[:k], applied=())
+    return Found(rows=found.rows[right][:k], scores=found.scores[right][:k], applied=found.applied)
+
+
+def embed(live: Live, request: EmbedRequest, timings: Timings) -> Embedded:
+    """Read the user's rows and run the user tower. Raises: DependencyDown("redis")."""
+    at_ms = now_ms()
+    with timings.step("features"):
+        user_key = None if request.user_id is None else key_of("user", request.user_id)
+        rows: Rows = {} if user_key is None else live.reader.read(user_key, at_ms)
+        windows = windows_of(rows, at_ms=at_ms, spec=live.bundle.manifest.windows)
+    with timings.step("tower"):
+        vector_D = live.bundle.embed([Request(query=request.query, at_ms=at_ms, rows=rows)])[0]
+    return Embedded(at_ms=at_ms, user_key=user_key, rows=rows, windows=windows, vector_D=vector_D)
+
+
+def sequences(live: Live, user_id: str) -> Sequences:
+    """What the tower would see of a user now. Raises: DependencyDown("redis")."""
+    at_ms = now_ms()
+    rows = live.reader.read(key_of("user", user_id), at_ms)
+    windows = windows_of(rows, at_ms=at_ms, spec=live.bundle.manifest.windows)
+    parts = [windows.real_time, windows.short_term, *windows.long_term.values()]
+    items = live.shelf.known(np.unique(np.concatenate([part.value for part in parts])))
+    unknown = dict.fromkeys(Seen.model_fields.keys() - {"at"})
+
+    def seen(part: Any) -> list[Seen]:
+        return [
+            Seen.model_construct(**(items.get(key) or unknown), at=_moment(ts))
+            for ts, key in zip(part.ts[::-1].tolist(), part.value[::-1].tolist(), strict=True)
+        ]
+
+    return Sequences(
+        user_id=user_id,
+        at=_moment(at_ms),
+        bundle=live.bundle.name,
+        known=any(lengths(windows).values()),
+        real_time=seen(windows.real_time),
+        short_term=seen(windows.short_term),
+        long_term={action: seen(part) for action, part in windows.long_term.items()},
+        queries=[
+            Asked(query=text, at=_moment(ts))
+            for ts, text in zip(
+                windows.queries.ts[::-1].tolist(), windows.queries.value[::-1], strict=True
+            )
+        ],
+    )
+
+
+def lengths(windows: Windows) -> dict[str, int]:
+    """Events in each window."""
+    return {
+        "real_time": len(windows.real_time),
+        "short_term": len(windows.short_term),
+        **{f"long_{action}": len(part) for action, part in windows.long_term.items()},
+        "queries": len(windows.queries),
+    }
+
+
+def now_ms() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def _results(live: Live, found: Found, terms: list[FoundTerm]) -> list[Result]:
+    satisfied = {
+        term.phrase: live.shelf.satisfying(term.clause)[found.rows].tolist() for term in terms
+    }
+    return [
+        Result.model_construct(
+            **item,
+            score=score,
+            terms=[phrase for phrase, passes in satisfied.items() if passes[at]],
+        )
+        for at, (item, score) in enumerate(
+            zip(live.shelf.show(found.rows), found.scores.tolist(), strict=True)
+        )
+    ]
+
+
+def _shown(term: FoundTerm, *, applied: bool) -> Term:
+    fields = {name: list(values) for name, values in term.clause.items()}
+    return Term(phrase=term.phrase, fields=fields, applied=applied)
+
+
+def _moment(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)

@@ -1,0 +1,116 @@
+"""A sample of what was served, with the feature rows as read, into the lake's table `served`.
+
+Law 4 is checked against it, and training can use it. Requests only put into a bounded buffer; a
+thread appends it to the lake now and then. A full buffer or a lake that refuses loses samples
+and counts them, it never slows or fails a search.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import structlog
+
+from pagoda.lake import open_table
+from pagoda.schemas import SERVED
+from pagoda.settings import Settings
+
+log = structlog.get_logger()
+_CAPACITY = 5_000
+_RETENTION_EVERY_S = 3_600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """One request; `rows` as the online store gave them, before the cut."""
+
+    search_id: str
+    user_key: int
+    at_ms: int
+    bundle: str
+    rows: Mapping[str, Any]
+
+
+class ServedLog:
+    """Takes samples, writes them in the background."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Start the thread; the lake need not answer yet."""
+        self._settings = settings
+        self._share = settings.serving.served_sample
+        self._buffer: list[Served] = []
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._clean_after = 0.0
+        self.written = 0
+        self.lost = 0
+        self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
+        self._thread.start()
+
+    def offer(self, served: Served) -> None:
+        """Keep it with the chance that settings give. Never blocks on the lake."""
+        if random.random() >= self._share:  # noqa: S311 - a sample, no secret
+            return
+        with self._lock:
+            if len(self._buffer) < _CAPACITY:
+                self._buffer.append(served)
+            else:
+                self.lost += 1
+
+    def close(self) -> None:
+        """Write what is left and stop."""
+        self._closing.set()
+        self._thread.join(timeout=15)
+
+    def flush(self) -> None:
+        """Append the buffer to the lake."""
+        with self._lock:
+            batch, self._buffer = self._buffer, []
+        if not batch:
+            return
+        try:
+            table = open_table(self._settings, SERVED)
+            table.append(_table(batch))
+            self.written += len(batch)
+            self._clean()
+        except Exception as error:  # any fault of the lake costs samples, not searches
+            self.lost += len(batch)
+            log.error("served_not_written", samples=len(batch), reason=f"{error!r}")
+
+    def _clean(self) -> None:
+        """Drop days past retention, once an hour: whole partitions, so only metadata moves."""
+        if time.monotonic() < self._clean_after:
+            return
+        self._clean_after = time.monotonic() + _RETENTION_EVERY_S
+        kept_from = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        kept_from -= timedelta(days=self._settings.serving.served_retention_days)
+        open_table(self._settings, SERVED).delete(f"t < '{kept_from.isoformat()}'")
+
+    def _run(self) -> None:
+        while not self._closing.wait(self._settings.serving.served_flush_s):
+            self.flush()
+        self.flush()
+
+
+def _table(batch: list[Served]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "search_id": each.search_id,
+                "user_key": each.user_key,
+                "t": datetime.fromtimestamp(each.at_ms / 1000, UTC),
+                "bundle": each.bundle,
+                "features": orjson.dumps(each.rows).decode(),
+            }
+            for each in batch
+        ],
+        schema=SERVED.schema,
+    )
