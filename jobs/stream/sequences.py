@@ -295,12 +295,12 @@ def _applied_store(settings: Settings) -> FeatureStore:
     from feast.errors import FeatureViewNotFoundException
     from pagoda.store import apply, open_store
 
-    store = open_store(settings)
+    store = open_store(settings, offline=False)
     try:
         store.get_feature_view(USER_INTRADAY.name)
     except FeatureViewNotFoundException:
         apply(settings)
-        store = open_store(settings)
+        store = open_store(settings, offline=False)
     return store
 
 

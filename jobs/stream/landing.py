@@ -1,0 +1,295 @@
+"""Land the topics in the lake with Spark Structured Streaming, each record exactly once.
+
+One query per input topic, and one for the rejected topics. Spark reads Kafka, keeps the offsets in
+a checkpoint and decodes in parallel; a micro-batch's rows and its position are then committed to
+Iceberg together (`jobs.stream.landed`), so a replayed micro-batch changes nothing.
+
+Records that cannot be read: those of events and searches are sent to their rejected topics by
+the sequences consumer, those of item updates from here. All rejected topics land in `rejected`.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import structlog
+import typer
+from filelock import FileLock, Timeout
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from jobs.stream import rejects
+from jobs.stream.landed import Ids, RejectedTable, land, position
+from jobs.stream.readiness import ReadyFile
+from jobs.stream.rejects import RejectedRecord, RejectedSink
+from jobs.stream.routes import Route, routes
+from pagoda import lake, spark, topics
+from pagoda.console import run
+from pagoda.errors import Conflict, DependencyDown
+from pagoda.messages import Rejected
+from pagoda.publisher import open_producer
+from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED, SEARCHES
+from pagoda.settings import Settings, load
+from pagoda.topics import Topic
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
+
+log = structlog.get_logger(__name__)
+_WATCH_S = 1.0
+_BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+_RECORD = ("value", "partition", "offset", "timestamp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """One streaming query: topics in, a function per micro-batch."""
+
+    name: str
+    topics: tuple[Topic, ...]
+    handle: Callable[[DataFrame, int], None]
+
+    @property
+    def checkpoint(self) -> str:
+        """A topic that was made anew counts from zero again: it needs a checkpoint of its own."""
+        return "-".join([self.name, *(topic.topic_id[:8] for topic in self.topics)])
+
+
+class Landing:
+    """The flows of one process and how far they are."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        known: dict[str, Topic],
+        rejected_sink: RejectedSink,
+    ) -> None:
+        """Take the positions that the lake has."""
+        self._settings = settings
+        self._known = known
+        self._rejected_sink = rejected_sink
+        self._rejected_table = RejectedTable(settings)
+        self._ids = Ids(settings)
+        self.positions = {
+            route.topic: dict(position(settings, route, known[route.topic]).offsets)
+            for route in routes(settings.kafka)
+        }
+
+    def flows(self) -> list[Flow]:
+        """Events, searches, items, rejected."""
+        kafka = self._settings.kafka
+        inputs = [
+            Flow(
+                name=route.topic,
+                topics=(self._known[route.topic],),
+                handle=self._handler(route),
+            )
+            for route in routes(kafka)
+        ]
+        rejected = Flow(
+            name="rejected",
+            topics=tuple(self._known[kafka.rejected(topic)] for topic in kafka.topics),
+            handle=self._land_rejected,
+        )
+        return [*inputs, rejected]
+
+    def _handler(self, route: Route) -> Callable[[DataFrame, int], None]:
+        def handle(records: DataFrame, batch_id: int) -> None:
+            rows = _decoded(records, route)
+            if len(rows):
+                self._land(route, rows, batch_id)
+
+        return handle
+
+    def _land(self, route: Route, rows: pa.Table, batch_id: int) -> None:
+        """Everything but the last step may be repeated; the last moves the position."""
+        bad = rows.filter(rows["reason"].is_valid())
+        if route.table is ITEMS and len(bad):
+            self._rejected_sink.write([_rejected(route, row) for row in bad.to_pylist()])
+        self._ids.add(route, rows.filter(rows["reason"].is_null()))
+        landed = land(self._settings, route, self._known[route.topic], rows)
+        reached = self.positions[route.topic]
+        for partition, offset in zip(*(rows[c].to_pylist() for c in _RECORD[1:3]), strict=True):
+            reached[partition] = max(reached.get(partition, 0), offset + 1)
+        log.info("landed", topic=route.topic, batch=batch_id, rows=landed, unreadable=len(bad))
+
+    def _land_rejected(self, records: DataFrame, batch_id: int) -> None:
+        rows = [
+            _rejected_row(each.asDict()) for each in records.select("topic", *_RECORD).collect()
+        ]
+        if rows:
+            landed = self._rejected_table.add(pa.Table.from_pylist(rows, schema=REJECTED.schema))
+            log.info("landed", topic="rejected", batch=batch_id, rows=landed)
+
+
+def _decoded(records: DataFrame, route: Route) -> pa.Table:
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    decoded = records.select(*_RECORD).mapInArrow(route.rows, from_arrow_schema(route.schema))
+    return decoded.toArrow()
+
+
+def _rejected(route: Route, row: dict[str, Any]) -> RejectedRecord:
+    return RejectedRecord(
+        topic=route.topic,
+        partition=row["partition"],
+        offset=row["offset"],
+        rejected=Rejected(reason=row["reason"], raw=row["raw"]),
+    )
+
+
+def _rejected_row(record: dict[str, Any]) -> dict[str, Any]:
+    """A row of `rejected`; what is no such message stands there for itself."""
+    raw = bytes(record["value"] or b"")
+    try:
+        said = rejects.decode(raw)
+    except ValueError as error:
+        said = RejectedRecord(
+            topic=record["topic"],
+            partition=record["partition"],
+            offset=record["offset"],
+            rejected=Rejected(reason=str(error), raw=raw),
+        )
+    return {
+        "source": f"kafka:{said.place}",
+        "place": said.place,
+        "reason": said.rejected.reason,
+        "raw": said.rejected.raw,
+        "rejected_at": record["timestamp"],
+    }
+
+
+def start(session: SparkSession, settings: Settings, flow: Flow) -> StreamingQuery:
+    """Start a flow from its checkpoint, or from the earliest record there is."""
+    return (
+        session.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", settings.kafka.bootstrap_servers)
+        .option("subscribe", ",".join(topic.name for topic in flow.topics))
+        .option("startingOffsets", "earliest")
+        .option("maxOffsetsPerTrigger", settings.stream.landing_records)
+        .load()
+        .writeStream.queryName(flow.name)
+        .foreachBatch(flow.handle)
+        .option("checkpointLocation", str(settings.checkpoints / "landing" / flow.checkpoint))
+        .trigger(processingTime=f"{int(settings.stream.landing_trigger_s * 1000)} milliseconds")
+        .start()
+    )
+
+
+def follow(
+    session: SparkSession,
+    settings: Settings,
+    landing: Landing,
+    *,
+    ready: ReadyFile,
+    stop: threading.Event,
+) -> None:
+    """Keep every flow running until `stop`; one that failed starts again, later each time."""
+    flows = landing.flows()
+    queries = {flow.name: start(session, settings, flow) for flow in flows}
+    failures = dict.fromkeys(queries, 0)
+    due: dict[str, float] = {}
+    while not stop.wait(_WATCH_S):
+        for flow in flows:
+            query = queries[flow.name]
+            if query.isActive:
+                if query.lastProgress is not None:
+                    failures[flow.name] = 0
+                continue
+            if flow.name not in due:
+                wait_s = _BACKOFF_S[min(failures[flow.name], len(_BACKOFF_S) - 1)]
+                failures[flow.name] += 1
+                due[flow.name] = time.monotonic() + wait_s
+                log.error("flow_failed", flow=flow.name, reason=_why(query), retry_in_s=wait_s)
+            elif time.monotonic() >= due[flow.name]:
+                del due[flow.name]
+                queries[flow.name] = start(session, settings, flow)
+        if all(query.isActive and query.lastProgress is not None for query in queries.values()):
+            ready.write(landing.positions)
+        else:
+            ready.remove()
+    for query in queries.values():
+        query.stop()
+
+
+def _why(query: StreamingQuery) -> str:
+    error = query.exception()
+    return " ".join(str(error).split())[:600] if error else "stopped"
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.callback(invoke_without_command=True)
+def landing() -> None:
+    """Land the topics in the lake until SIGTERM."""
+    settings = load()
+    stop = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: stop.set())
+    try:
+        with FileLock(settings.run / "landing.lock", timeout=0):
+            _run(settings, stop)
+    except Timeout:
+        raise Conflict(
+            "landing runs already",
+            where=str(settings.run / "landing.lock"),
+            next_step="One process lands all topics; see `pagoda status`.",
+        ) from None
+
+
+def _run(settings: Settings, stop: threading.Event) -> None:
+    ready = ReadyFile(settings, "landing")
+    parts = _open_until(stop, settings)
+    if parts is None:
+        return
+    known, producer = parts
+    for table in (EVENTS, SEARCHES, ITEMS, IDS, REJECTED):
+        lake.open_table(settings, table)
+    landing = Landing(settings, known, RejectedSink(settings.kafka, producer))
+    with spark.session(_light(settings), "landing") as session:
+        try:
+            follow(session, settings, landing, ready=ready, stop=stop)
+        finally:
+            ready.remove()
+            producer.close(timeout=1)
+    log.info("stopped")
+
+
+def _open_until(
+    stop: threading.Event, settings: Settings
+) -> tuple[dict[str, Topic], KafkaProducer] | None:
+    """Kafka, as soon as it answers; None if stopped before."""
+    waits: Iterator[float] = iter(_BACKOFF_S)
+    while not stop.is_set():
+        try:
+            return topics.ensure(settings), open_producer(settings)
+        except (DependencyDown, KafkaError) as error:
+            wait_s = next(waits, _BACKOFF_S[-1])
+            log.warning("waiting", reason=str(error), retry_in_s=wait_s)
+            stop.wait(wait_s)
+    return None
+
+
+def _light(settings: Settings) -> Settings:
+    """Small micro-batches need little: this process runs beside all others."""
+    conf = {
+        "spark.sql.streaming.noDataProgressEventInterval": "1000",
+        "spark.sql.streaming.minBatchesToRetain": "20",
+        "spark.sql.streaming.stopTimeout": "10000",
+        "spark.ui.showConsoleProgress": "false",
+        **settings.spark.conf,
+    }
+    light = settings.spark.model_copy(update={"driver_memory": "1g", "conf": conf})
+    return settings.model_copy(update={"spark": light})
+
+
+if __name__ == "__main__":
+    run(app)

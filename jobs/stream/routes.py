@@ -1,0 +1,139 @@
+"""Which topic lands in which table, and how its messages become rows.
+
+The same `pagoda.messages` functions decode here and in the sequences consumer, at the same time
+(the record's LogAppendTime): both accept and reject the same records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from pagoda.messages import (
+    Event,
+    ItemUpdate,
+    Rejected,
+    Search,
+    decode_event,
+    decode_item,
+    decode_search,
+)
+from pagoda.schemas import EVENTS, ITEMS, SEARCHES, Table
+from pagoda.settings import Kafka
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Beside the table's columns: where the record lies, and for a bad one why, with its bytes.
+_RECORD = [
+    pa.field("partition", pa.int32()),
+    pa.field("offset", pa.int64()),
+    pa.field("reason", pa.string()),
+    pa.field("raw", pa.binary()),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One input topic and its table.
+
+    Attributes:
+        ids: (kind, id column, key column) of what the table `ids` must know.
+    """
+
+    topic: str
+    table: Table
+    decode: Callable[..., Any]
+    row: Callable[[Any], dict[str, Any]]
+    ids: tuple[tuple[str, str, str], ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The table's columns, here all nullable, and those of the record."""
+        return pa.schema([each.with_nullable(True) for each in self.table.schema] + _RECORD)
+
+    def rows(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Kafka records (value, partition, offset, timestamp) to rows of `schema`."""
+        for batch in batches:
+            yield pa.RecordBatch.from_pylist(
+                [self._row(record) for record in batch.to_pylist()], schema=self.schema
+            )
+
+    def _row(self, record: dict[str, Any]) -> dict[str, Any]:
+        partition, offset, taken = record["partition"], record["offset"], record["timestamp"]
+        place = {"partition": partition, "offset": offset}
+        message = self.decode(record["value"], now_ms=int(taken.timestamp() * 1000))
+        if isinstance(message, Rejected):
+            return {**place, "reason": message.reason, "raw": message.raw}
+        return {
+            **place,
+            **self.row(message),
+            "ingested_at": taken,
+            "source": f"kafka:{self.topic}:{partition}:{offset}",
+        }
+
+
+def routes(kafka: Kafka) -> tuple[Route, Route, Route]:
+    """Events, searches, items."""
+    return (
+        Route(
+            topic=kafka.events_topic,
+            table=EVENTS,
+            decode=decode_event,
+            row=_event_row,
+            ids=(("user", "user_id", "user_key"), ("item", "item_id", "item_key")),
+        ),
+        Route(
+            topic=kafka.searches_topic,
+            table=SEARCHES,
+            decode=decode_search,
+            row=_search_row,
+            ids=(("user", "user_id", "user_key"),),
+        ),
+        Route(
+            topic=kafka.items_topic,
+            table=ITEMS,
+            decode=decode_item,
+            row=_item_row,
+            ids=(("item", "item_id", "item_key"),),
+        ),
+    )
+
+
+def _event_row(event: Event) -> dict[str, Any]:
+    return {
+        "event_id": event.event_id,
+        "event_key": event.event_key,
+        "user_id": event.user_id,
+        "user_key": event.user_key,
+        "item_id": event.item_id,
+        "item_key": event.item_key,
+        "action": event.action,
+        "ts": _time(event.ts),
+        "search_id": event.search_id,
+        "position": event.position,
+        "shop": event.shop,
+    }
+
+
+def _search_row(search: Search) -> dict[str, Any]:
+    return {
+        "search_id": search.search_id,
+        "search_key": search.search_key,
+        "user_id": search.user_id,
+        "user_key": search.user_key,
+        "query": search.query,
+        "ts": _time(search.ts),
+    }
+
+
+def _item_row(item: ItemUpdate) -> dict[str, Any]:
+    columns = {name: getattr(item, name) for name in ITEMS.schema.names if hasattr(item, name)}
+    attributes = list(item.attributes.items()) if item.attributes else None
+    return columns | {"attributes": attributes, "updated_at": _time(item.updated_at)}
+
+
+def _time(ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=ms)
