@@ -7,6 +7,7 @@ works offline from the cache afterwards, and is checked against `requirements/ja
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -90,6 +91,13 @@ def fetch(settings: Settings) -> list[Path]:
             next_step="Delete that folder and run `pagoda jars` again.",
         )
     return fetched
+
+
+def spark_home() -> Path:
+    """The Spark that comes with pyspark."""
+    found = importlib.util.find_spec("pyspark")
+    assert found and found.origin, "pyspark is a dependency of Pagoda"
+    return Path(found.origin).parent
 
 
 def locked() -> dict[str, str]:

@@ -1,0 +1,109 @@
+"""`pagoda up`, `pagoda down`, `pagoda status`."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from pagoda import servers, settings
+from pagoda.console import emit_json, emit_table, people
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Any of kafka, redis, milvus, airflow, sequences, landing, serving; all if none."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+
+up = typer.Typer()
+down = typer.Typer()
+status = typer.Typer()
+
+
+@up.command()
+def _up(names: Names = None) -> None:
+    """Start the local servers, and what they need; returns when they really answer.
+
+    Running it again changes nothing that runs. Addresses are written to
+    $PAGODA_HOME/run/endpoints.toml: the defaults where they are free.
+    """
+    with _Progress() as progress:
+        servers.up(settings.load(), names or (), report=progress)
+
+
+@down.command()
+def _down(names: Names = None) -> None:
+    """Stop the local servers, by force after a grace; no process is left. Data stay."""
+    with _Progress() as progress:
+        servers.down(settings.load(), names or (), report=progress)
+
+
+@status.command()
+def _status(as_json: AsJson = False) -> None:
+    """Show each server: health, memory, address, log; and the disk that data take."""
+    loaded = settings.load()
+    healths = servers.status(loaded)
+    disk = servers.disk_mb(loaded)
+    if as_json:
+        emit_json(
+            {
+                "home": str(loaded.home),
+                "profile": loaded.servers,
+                "servers": [dataclasses.asdict(each) for each in healths],
+                "disk_mb": disk,
+            }
+        )
+        return
+    emit_table(
+        [
+            {
+                "server": each.name,
+                "state": each.state + (f": {each.detail}" if each.detail else ""),
+                "address": each.address,
+                "memory MB": each.memory_mb or None,
+                "up": _duration(each.uptime_s),
+                "log": "\n".join(each.logs),
+            }
+            for each in healths
+        ],
+        title=f"Servers of {loaded.home} ({loaded.servers})",
+    )
+    emit_table([{"folder": name, "MB": size} for name, size in disk.items()], title="Disk")
+
+
+class _Progress:
+    """One line for what is done, a spinner for what is still waited for."""
+
+    def __init__(self) -> None:
+        self._spinner = people.status("")
+        self._waiting: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Progress:
+        self._spinner.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spinner.stop()
+
+    def __call__(self, server: str, text: str) -> None:
+        with self._lock:
+            if text.startswith(("ready", "stopped", "left out", "external", "ending")):
+                self._waiting.pop(server, None)
+                people.print(f"{server:<10} {text}", markup=False, highlight=False)
+            else:
+                self._waiting[server] = text.splitlines()[0][:60]
+            waiting = "; ".join(f"{name}: {what}" for name, what in self._waiting.items())
+            self._spinner.update(escape(waiting))
+
+
+def _duration(seconds: int | None) -> str | None:
+    if seconds is None:
+        return None
+    hours, rest = divmod(seconds, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

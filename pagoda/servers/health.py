@@ -1,0 +1,123 @@
+"""What each server does right now, and what the data folders hold."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from pagoda.servers import leftovers
+from pagoda.servers.catalogue import SERVERS
+from pagoda.servers.control import answers
+from pagoda.servers.program import Server
+from pagoda.servers.supervisor import Supervisor, log_file
+from pagoda.settings import Settings
+
+State = Literal["ready", "not answering", "failed", "stopped", "orphaned", "external"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """One server now.
+
+    Attributes:
+        state: `orphaned` runs without its supervisor: `down` ends it, `up` starts it anew.
+        ready: it answered a real request.
+        memory_mb: resident memory of all its processes, megabytes.
+        uptime_s: of its youngest supervised process, seconds.
+    """
+
+    name: str
+    state: State
+    ready: bool
+    detail: str
+    address: str | None
+    pids: tuple[int, ...]
+    memory_mb: int
+    uptime_s: int | None
+    logs: tuple[str, ...]
+
+
+def status(settings: Settings) -> list[Health]:
+    """Every server's health, in the order in which they start."""
+    infos = Supervisor(settings).processes()
+    supervised = {
+        server.name: [info for info in infos if info["group"] == server.name] for server in SERVERS
+    }
+    processes = leftovers.of(settings.home)
+
+    def ask(server: Server) -> Health:
+        return _health(server, settings, supervised[server.name], processes)
+
+    with ThreadPoolExecutor(max_workers=len(SERVERS)) as pool:
+        return list(pool.map(ask, SERVERS))
+
+
+def disk_mb(settings: Settings) -> dict[str, int]:
+    """Megabytes that each folder of PAGODA_HOME takes on the disk."""
+    folders = [path for path in settings.home.iterdir() if path.is_dir()]
+    data = [path for path in (settings.home / "data").glob("*") if path.is_dir()]
+    wanted = [path for path in folders if path.name != "data"] + data
+    return {str(path.relative_to(settings.home)): _size_mb(path) for path in sorted(wanted)}
+
+
+def _health(
+    server: Server, settings: Settings, infos: list[dict[str, object]], processes: dict[int, str]
+) -> Health:
+    pids = tuple(sorted(pid for pid, name in processes.items() if name == server.name))
+    try:
+        answers(server, settings)
+    except Exception as error:
+        ready, detail = False, str(error) or type(error).__name__
+    else:
+        ready, detail = True, ""
+    state = _state(server, settings, infos, bool(pids), ready)
+    address = server.address(settings)
+    started = [int(str(info["start"])) for info in infos if info["pid"]]
+    return Health(
+        name=server.name,
+        state=state,
+        ready=ready and state != "stopped",
+        detail="" if state == "stopped" else detail,
+        address=f"{address[0]}:{address[1]}" if address else None,
+        pids=pids,
+        memory_mb=_memory_mb(pids),
+        uptime_s=int(time.time()) - max(started) if started else None,
+        logs=tuple(str(log_file(settings, str(info["name"]))) for info in infos),
+    )
+
+
+def _state(
+    server: Server, settings: Settings, infos: list[dict[str, object]], alive: bool, ready: bool
+) -> State:
+    if not server.is_local(settings):
+        return "external"
+    states = {info["statename"] for info in infos}
+    if "FATAL" in states:
+        return "failed"
+    if not states - {"STOPPED"}:
+        return "orphaned" if alive else "stopped"
+    return "ready" if ready else "not answering"
+
+
+def _memory_mb(pids: tuple[int, ...]) -> int:
+    total = 0
+    for pid in pids:
+        with suppress(psutil.Error):
+            total += psutil.Process(pid).memory_info().rss
+    return round(total / 2**20)
+
+
+def _size_mb(folder: Path) -> int:
+    total = 0
+    for where, _folders, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(Path(where) / name).st_blocks * 512
+    return round(total / 2**20)

@@ -1,0 +1,158 @@
+"""The vector index: the Milvus standalone server that the `milvus` wheel carries.
+
+All its ports but etcd's listen on every interface, whatever the configuration says: so its
+authorization is on, and the password it is born with is changed as soon as it answers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+from pymilvus import MilvusClient
+from pymilvus.client.types import LoadState
+from pymilvus.exceptions import MilvusException
+
+from pagoda.servers.program import NotYet, Port, Ports, Process, Server
+from pagoda.settings import Settings
+
+_BORN_WITH = "Milvus"
+_TIMEOUT_S = 5
+
+# Without a file of its own the embedded etcd takes 2379 and 2380: one Milvus a machine.
+_ETCD = """\
+name: default
+data-dir: {data}
+listen-client-urls: http://127.0.0.1:{etcd}
+advertise-client-urls: http://127.0.0.1:{etcd}
+listen-peer-urls: http://127.0.0.1:{etcd_peer}
+initial-advertise-peer-urls: http://127.0.0.1:{etcd_peer}
+initial-cluster: default=http://127.0.0.1:{etcd_peer}
+"""
+# The short session makes a restart after a kill take 7 s instead of 54; the time tick is how long
+# a Strong search waits at least.
+_TUNED = {
+    "common.session.ttl": 5,
+    "common.gracefulStopTimeout": 5,
+    "proxy.timeTickInterval": 20,
+    "log.level": "warn",
+}
+
+
+def _prepare(settings: Settings, ports: Ports) -> tuple[Process, ...]:
+    import milvus
+
+    folder = settings.data("milvus")
+    milvus._initialize_data_files(str(folder))  # unpacks the binary once
+    config = _configure(folder, ports)
+    return (
+        Process(
+            name="milvus",
+            command=(str(folder / "bin" / "milvus"), "run", "standalone"),
+            cwd=folder,
+            env={
+                "DEPLOY_MODE": "STANDALONE",
+                "METRICS_PORT": str(ports["metrics"]),
+                "MILVUS_RUN_DIR": str(folder / "run"),
+                "LD_LIBRARY_PATH": str(folder / "bin"),
+            },
+            config=config,
+        ),
+    )
+
+
+def _configure(folder: Path, ports: Ports) -> str:
+    """Write `configs/` and return what it says. Logs go to stdout: the supervisor rotates them."""
+    import milvus
+
+    server = milvus.MilvusServerConfig(data_dir=str(folder))
+    server.resolve_storage()
+    for name, port in ports.items():
+        server.set(f"{name}_port", port)
+    server.set("authorization_enabled", True)
+    server.set("etcd_log_level", "warn")
+    server.set("etcd_log_path", "stdout")
+    server.set("system_log_path", '""')
+    server.extra_configs.update(_TUNED)
+    server.write_config()
+
+    configs = folder / "configs"
+    etcd = _ETCD.format(data=server.get("etcd_data_dir"), **ports)
+    (configs / "etcd.yaml").write_text(etcd)
+    main = (configs / "milvus.yaml").read_text()
+    main = main.replace("\n  use:\n", f"\n  config:\n    path: {configs}/etcd.yaml\n  use:\n", 1)
+    (configs / "milvus.yaml").write_text(main)
+    (configs / "glog.conf").write_text("--logtostderr=true\n--minloglevel=1\n")
+    return main + etcd
+
+
+def _probe(settings: Settings) -> None:
+    """Read from the live collection where there is one: Milvus feels healthy long before that."""
+    alias = settings.milvus.alias
+    try:
+        client = _log_in(settings)
+        try:
+            if not client.has_collection(alias, timeout=_TIMEOUT_S):
+                return
+            state = client.get_load_state(alias, timeout=_TIMEOUT_S)["state"]
+            if state == LoadState.Loading:
+                raise NotYet(f"loading {alias}")
+            if state == LoadState.Loaded:
+                client.query(alias, filter="", output_fields=["count(*)"], timeout=_TIMEOUT_S)
+        finally:
+            client.close()
+    except (MilvusException, grpc.RpcError) as error:
+        raise NotYet(getattr(error, "message", "") or str(error)) from error
+
+
+def _log_in(settings: Settings) -> MilvusClient:
+    """A client; a server that is new gets its generated password first."""
+    changed = settings.data("milvus") / "password-changed"
+    if SERVER.is_local(settings) and not changed.exists():
+        born = _client(settings, _BORN_WITH)
+        born.update_password(settings.milvus.user, _BORN_WITH, settings.milvus_password())
+        born.close()
+        changed.touch()
+    return _client(settings, settings.milvus_password())
+
+
+def _client(settings: Settings, password: str) -> MilvusClient:
+    return MilvusClient(
+        settings.milvus.uri, user=settings.milvus.user, password=password, timeout=_TIMEOUT_S
+    )
+
+
+def _address(settings: Settings) -> tuple[str, int]:
+    uri = urlsplit(settings.milvus.uri)
+    return uri.hostname or "", uri.port or 19530
+
+
+SERVER = Server(
+    name="milvus",
+    title="Milvus, the vector index",
+    prepare=_prepare,
+    probe=_probe,
+    address=_address,
+    ports=(
+        Port(
+            name="proxy",
+            default=19530,
+            setting=("milvus", "uri"),
+            form="http://127.0.0.1:{port}",
+        ),
+        Port(name="proxy_internal", default=19529),
+        Port(name="root_coord", default=19531),
+        Port(name="query_coord", default=19532),
+        Port(name="query_node", default=19533),
+        Port(name="index_coord", default=19534),
+        Port(name="index_node", default=19535),
+        Port(name="data_coord", default=19536),
+        Port(name="data_node", default=19537),
+        Port(name="metrics", default=19538),
+        Port(name="etcd", default=19539),
+        Port(name="etcd_peer", default=19540),
+    ),
+    grace_s=8,
+    start_within_s=180,
+)

@@ -1,0 +1,175 @@
+"""Ports: the default if it is free, otherwise the next free one, and the same again next time.
+
+`run/ports.json` remembers every port of this PAGODA_HOME; `run/endpoints.toml` holds those that
+settings carry, below the user's own settings. A port that the user has chosen is never moved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tomllib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from pagoda.errors import MachineError
+from pagoda.servers import leftovers
+from pagoda.servers.catalogue import SERVERS
+from pagoda.servers.program import Port, Ports, Server
+from pagoda.settings import Settings
+
+_TRIES = 500
+
+
+def recorded(settings: Settings, server: Server) -> dict[str, int]:
+    """The ports that the server had last time; empty if it never ran here."""
+    return _read(settings).get(server.name, {})
+
+
+def allocate(settings: Settings, servers: Iterable[Server]) -> tuple[Settings, dict[str, Ports]]:
+    """Choose and remember the ports of servers that are about to start.
+
+    Returns: settings with these addresses in them, and server name to its ports.
+    Raises: MachineError if a port that the user has chosen is taken.
+    """
+    remembered = _read(settings)
+    chosen: dict[str, Ports] = {}
+    for server in servers:
+        others = {
+            port
+            for name, each in remembered.items()
+            if name != server.name
+            for port in each.values()
+        }
+        ports: dict[str, int] = {}
+        for port in server.ports:
+            last = remembered.get(server.name, {}).get(port.name)
+            given = _given(settings, port, last)
+            if given is not None:
+                _require_free(given, f"{server.name}'s {port.name} port")
+                ports[port.name] = given
+            else:
+                ports[port.name] = _choose(port.default, last, others | set(ports.values()))
+        remembered[server.name] = chosen[server.name] = ports
+    _write(settings, remembered)
+    return settings_with(settings, chosen), chosen
+
+
+def were_changed(settings: Settings, server: Server) -> bool:
+    """Whether the user has since chosen other ports than the server listens on."""
+    last = recorded(settings, server)
+    return any(
+        _given(settings, port, last.get(port.name)) not in (None, last.get(port.name))
+        for port in server.ports
+    )
+
+
+def settings_with(settings: Settings, chosen: Mapping[str, Ports]) -> Settings:
+    """The settings with the addresses of these servers' ports."""
+    for (part, field), address in _addresses(chosen).items():
+        changed = getattr(settings, part).model_copy(update={field: address})
+        settings = settings.model_copy(update={part: changed})
+    return settings
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on it, on loopback and on every interface."""
+    for host in ("127.0.0.1", "0.0.0.0"):  # noqa: S104  (Milvus does)
+        with socket.socket() as probe:
+            # As servers do: connections that are dying do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                return False
+    return True
+
+
+def holder(port: int) -> str:
+    """Who listens on the port, for people."""
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN
+            if listens and connection.laddr and connection.laddr[1] == port:
+                return leftovers.describe(connection.pid)
+    return "a process that cannot be seen from here"
+
+
+def _given(settings: Settings, port: Port, last: int | None) -> int | None:
+    """The port that the user has chosen, by environment, settings.toml or argument."""
+    if port.setting is None:
+        return None
+    part, field = port.setting
+    value: int | str = getattr(getattr(settings, part), field)
+    number = port.number(value)
+    said = _said_in_environment(part, field) or _said_in_file(settings.home, part, field)
+    return number if said or number not in (port.default, last) else None
+
+
+def _said_in_environment(part: str, field: str) -> bool:
+    return f"PAGODA_{part}__{field}".upper() in {name.upper() for name in os.environ}
+
+
+def _said_in_file(home: Path, part: str, field: str) -> bool:
+    path = home / "settings.toml"
+    return path.exists() and field in tomllib.loads(path.read_text()).get(part, {})
+
+
+def _require_free(port: int, what: str) -> None:
+    if not is_free(port):
+        raise MachineError(
+            f"{what} is taken",
+            where=f"port {port}",
+            found=holder(port),
+            next_step="Stop that, or remove the port from your settings to have a free one taken.",
+        )
+
+
+def _choose(default: int, last: int | None, taken: set[int]) -> int:
+    for port in (last, *range(default, default + _TRIES)):
+        if port is not None and port not in taken and is_free(port):
+            return port
+    raise MachineError("no free port was found", where=f"ports {default} to {default + _TRIES - 1}")
+
+
+def _addresses(chosen: Mapping[str, Ports]) -> dict[tuple[str, str], int | str]:
+    """Setting to the address of these ports, as the setting writes it."""
+    return {
+        port.setting: port.address(chosen[server.name][port.name])
+        for server in SERVERS
+        for port in server.ports
+        if port.setting and port.name in chosen.get(server.name, {})
+    }
+
+
+def _read(settings: Settings) -> dict[str, dict[str, int]]:
+    try:
+        text = (settings.run / "ports.json").read_text()
+    except FileNotFoundError:
+        return {}
+    found: dict[str, dict[str, int]] = json.loads(text)
+    return found
+
+
+def _write(settings: Settings, remembered: dict[str, dict[str, int]]) -> None:
+    lines = ["# Written by `pagoda up`. Your own addresses belong into settings.toml."]
+    addresses = _addresses(remembered)
+    for part in sorted({part for part, _ in addresses}):
+        lines.append(f"[{part}]")
+        lines += [
+            f"{field} = {json.dumps(address)}"
+            for (of, field), address in addresses.items()
+            if of == part
+        ]
+    _replace(settings.run / "ports.json", json.dumps(remembered, indent=1))
+    _replace(settings.run / "endpoints.toml", "\n".join(lines) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(path)

@@ -1,0 +1,101 @@
+"""Fixtures that rooms share: one PAGODA_HOME, one Spark session, one set of servers for all tests.
+
+The servers are the production ones, started by the production `up`; they end with the session,
+also on Ctrl-C. Rooms keep their own fixtures in their own folders.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pagoda import jars, servers
+from pagoda import spark as pagoda_spark
+from pagoda.settings import PROJECT_ROOT, Settings, load
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# Small enough for two cores with everything running; the environment so that what tests start as
+# processes has the same.
+SMALL = {
+    "PAGODA_SPARK__MASTER": "local[2]",
+    "PAGODA_SPARK__DRIVER_MEMORY": "2g",
+    "PAGODA_SPARK__SHUFFLE_PARTITIONS": "2",
+    "PAGODA_STREAM__METRICS_PORT": "0",
+}
+NewHome = Callable[[], Settings]
+
+
+@pytest.fixture(scope="session")
+def new_home() -> Iterator[NewHome]:
+    """Makes settings with an empty PAGODA_HOME of their own; its servers end with the session."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(_Home())
+
+
+@pytest.fixture(scope="session")
+def settings(new_home: NewHome) -> Iterator[Settings]:
+    """Settings of the session's PAGODA_HOME, which is also that of processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PAGODA_")]:
+            patch.delenv(name)
+        for name, value in SMALL.items():
+            patch.setenv(name, value)
+        made = new_home()
+        patch.setenv("PAGODA_HOME", str(made.home))
+        yield made
+
+
+@pytest.fixture(scope="session")
+def spark(settings: Settings) -> Iterator[SparkSession]:
+    """The one Spark session of all tests."""
+    with pagoda_spark.session(settings, "tests") as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def redis_server(settings: Settings) -> Settings:
+    """Settings with a running Redis in them."""
+    return servers.up(settings, ["redis"])
+
+
+@pytest.fixture(scope="session")
+def kafka_server(settings: Settings) -> Settings:
+    """Settings with a running Kafka in them."""
+    return servers.up(settings, ["kafka"])
+
+
+@pytest.fixture(scope="session")
+def milvus_server(settings: Settings) -> Settings:
+    """Settings with a running Milvus in them."""
+    return servers.up(settings, ["milvus"])
+
+
+@pytest.fixture(scope="session", name="servers")
+def all_servers(settings: Settings) -> Settings:
+    """Settings with running Kafka, Redis and Milvus in them."""
+    return servers.up(settings, ["kafka", "redis", "milvus"])
+
+
+class _Home:
+    """A PAGODA_HOME in a short path, with the jars that `make setup` fetched."""
+
+    def __enter__(self) -> Settings:
+        self._path = Path(tempfile.mkdtemp(prefix="pagoda-"))
+        fetched = load(home=PROJECT_ROOT / ".pagoda")
+        jars.fetch(fetched)
+        (self._path / "jars").symlink_to(fetched.jars)
+        self._settings = load(home=self._path)
+        return self._settings
+
+    def __exit__(self, *_: object) -> None:
+        servers.down(self._settings)
+        shutil.rmtree(self._path)
