@@ -188,7 +188,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over the user's file over what `pagoda up` found free."""
-        home = home_folder()
+        home = Path(init_settings().get("home") or home_folder())
         files = (home / "settings.toml", home / "run" / "endpoints.toml")
         return (
             init_settings,
