@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,7 +69,7 @@ def _status(as_json: AsJson = False) -> None:
                 "address": each.address,
                 "memory MB": each.memory_mb or None,
                 "up": _duration(each.uptime_s),
-                "log": "\n".join(each.logs),
+                "log": ", ".join(str(Path(log).relative_to(loaded.home)) for log in each.logs),
             }
             for each in healths
         ],
@@ -85,6 +87,7 @@ class _Progress:
         self._lock = threading.Lock()
 
     def __enter__(self) -> _Progress:
+        logging.getLogger("kafka").setLevel(logging.ERROR)  # it complains of a busy machine
         self._spinner.start()
         return self
 

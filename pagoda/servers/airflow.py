@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ _COMPONENTS = {
 }
 _HEALTH = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 SPARK_POOL = "spark"
+_KEEP_LOGS_DAYS = 30
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -53,11 +55,15 @@ def environment(settings: Settings) -> dict[str, str]:
         "API__BASE_URL": url,
         "API__WORKERS": 1,
         "API__SECRET_KEY": secret(settings.home, "airflow-api"),
-        "API_AUTH__JWT_SECRET": secret(settings.home, "airflow-jwt"),
+        "API_AUTH__JWT_SECRET": hashlib.sha512(
+            secret(settings.home, "airflow-jwt").encode()
+        ).hexdigest(),
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "LOGGING__BASE_LOG_FOLDER": settings.logs / "airflow",
-        "DAG_PROCESSOR__REFRESH_INTERVAL": 15,
-        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 15,
+        "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": settings.logs / "airflow" / "parsed",
+        # Reading the DAG files takes seconds of CPU.
+        "DAG_PROCESSOR__REFRESH_INTERVAL": 60,
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 60,
         "DAG_PROCESSOR__PARSING_PROCESSES": 1,
     }
     return {
@@ -92,6 +98,7 @@ def _prepare(settings: Settings, _ports: Ports) -> tuple[Process, ...]:
     passwords = json.dumps({settings.airflow.user: settings.airflow_password()})
     files.write_secret(home / "passwords.json", passwords)
     _migrate(settings, binary, env)
+    _forget_old_logs(settings.logs / "airflow")
     return tuple(
         Process(
             name=f"airflow-{name}",
@@ -126,6 +133,14 @@ def _migrate(settings: Settings, binary: Path, env: dict[str, str]) -> None:
             found=(done.stderr or done.stdout).strip()[-1000:],
         )
     done_for.write_text(version)
+
+
+def _forget_old_logs(folder: Path) -> None:
+    """Airflow keeps the logs of tasks and of reading DAGs for ever; the supervisor has no part."""
+    oldest = time.time() - _KEEP_LOGS_DAYS * 86_400
+    for path in folder.rglob("*.log"):
+        if path.lstat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
 
 
 def _probe(settings: Settings) -> None:

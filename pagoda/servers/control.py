@@ -81,7 +81,7 @@ def down(
                     list(pool.map(lambda server: _stop(supervisor, server, report), tier))
             if not names:
                 supervisor.shut_down()
-                _wait_until(lambda: not supervisor.is_running(), within_s=20)
+                _wait_until(lambda: not leftovers.of(settings.home, [SUPERVISOR]), within_s=20)
         wanted = [server.name for server in servers] + ([] if names else [SUPERVISOR])
         _end_leftovers(settings, wanted, report)
 
@@ -229,9 +229,10 @@ def _runs(supervisor: Supervisor, server: Server) -> bool:
 
 def _stop(supervisor: Supervisor, server: Server, report: Report) -> None:
     if any(info["pid"] for info in supervisor.processes(server.name)):
+        began = time.monotonic()
         report(server.name, "stopping")
         supervisor.stop(server)
-        report(server.name, "stopped")
+        report(server.name, f"stopped after {time.monotonic() - began:.1f} s")
 
 
 def _end_leftovers(settings: Settings, names: list[str] | None, report: Report) -> None:

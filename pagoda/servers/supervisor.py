@@ -41,6 +41,7 @@ directory={run}
 identifier=pagoda
 minfds={files}
 minprocs=1
+umask=077
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [include]
