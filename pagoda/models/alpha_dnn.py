@@ -84,6 +84,7 @@ class AlphaDnn(nn.Module):
         )
         text_X3D = [masked_mean(embedded, numbers > 0) for embedded, numbers in units_XND]
         e_MD = self.item_tower.embed(batch.items)
+        past_YN = batch.past_words_YN
         behaviour_U = [
             _pooled(e_MD, batch.real_time),
             _pooled(e_MD, batch.short_term),
@@ -91,7 +92,7 @@ class AlphaDnn(nn.Module):
                 functional.embedding_bag(bags.at, e_MD, bags.starts_U, mode="mean")
                 for bags in batch.long_term.values()
             ),
-            _pooled(text_X3D[0], batch.queries),
+            _pooled(masked_mean(tables.word(past_YN), past_YN > 0), batch.queries),
         ]
         if self.config.stats:
             behaviour_U.append(batch.stats_UF)

@@ -3,10 +3,11 @@
 Shape legend
     B  lines: a query each (several lines of one basket share a request)
     U  requests: a user at a moment
-    M  distinct items of the batch's sequences     X  distinct texts of the batch
+    C  blocks: up to L lines of one request
+    M  distinct items of the batch's sequences
+    X  distinct queries of the lines               Y  distinct previous queries
     T  length of a sequence, padded right to the longest of the batch
-    N  units of a text, padded right               H  previous queries, padded right
-    F  user statistics
+    N  units of a text, padded right               F  user statistics
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pagoda.models.ragged import Ragged
 from pagoda.text import Texts
 
 Numbers = npt.NDArray[np.integer]
+MAX_LINES_PER_BLOCK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,22 +68,42 @@ class Bags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """B lines in C blocks of up to L lines of one request, which attend to its memory together.
+
+    Without blocks a basket of 50 lines would copy its user's whole memory 50 times.
+
+    Attributes:
+        line_CL: the line at each place; places that are left over repeat some line.
+        request_C: each block's request. place_B: where a line stands among the C·L places.
+    """
+
+    line_CL: Tensor
+    request_C: Tensor
+    place_B: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class UserBatch:
     """B lines of U requests.
 
     Attributes:
-        items, texts: the distinct items of all sequences, and texts of all queries: each is
-            embedded once however often it occurs.
+        items: the distinct items of all sequences, each embedded once however often it occurs.
+        texts: the distinct queries of the lines. past_words_YN: words of the distinct previous
+            queries, of which no other unit is read.
         request_B, text_B: each line's request, and its query's place in `texts`.
+        blocks: the lines, gathered by request.
         real_time, short_term: clicks, oldest first. long_term: by action.
-        queries: previous queries, oldest first, places in `texts`.
+        queries: previous queries, oldest first, places in `past_words_YN`.
         stats_UF: user statistics.
     """
 
     items: ItemBatch
     texts: TextBatch
+    past_words_YN: Tensor
     request_B: Tensor
     text_B: Tensor
+    blocks: Blocks
     real_time: Padded
     short_term: Padded
     long_term: dict[str, Bags]
@@ -102,7 +124,7 @@ def user_batch(
     Args:
         behaviour: of the U requests, its queries numbered within `texts`.
         texts: every tokenised text that may occur.
-        request_B, text_B: each line's row in `behaviour` and in `texts`.
+        request_B, text_B: each line's row in `behaviour` and in `texts`; at least one line.
     """
     sequences = [behaviour.real_time, behaviour.short_term, *behaviour.long_term.values()]
     # The unknown item, which embeds to zero, comes first: place 0 is padding too.
@@ -115,15 +137,19 @@ def user_batch(
         Ragged(places[start:end].astype(np.int64), each.offsets)
         for start, end, each in zip(ends, ends[1:], sequences, strict=False)
     )
-    text_numbers, places = np.unique(
-        np.concatenate([text_B, behaviour.queries.values]), return_inverse=True
+    texts_X, text_place_B = np.unique(text_B, return_inverse=True)
+    # Padding of previous queries needs a place: number 0 of `texts` is as good as any.
+    texts_Y, places = np.unique(
+        np.concatenate([np.zeros(1, np.int32), behaviour.queries.values]), return_inverse=True
     )
-    queries = Ragged(places[len(text_B) :].astype(np.int64), behaviour.queries.offsets)
+    queries = Ragged(places[1:].astype(np.int64), behaviour.queries.offsets)
     return UserBatch(
         items=item_batch(item_numbers, catalogue),
-        texts=text_batch(text_numbers, texts),
+        texts=text_batch(texts_X, texts),
+        past_words_YN=_numbers(texts.words.take(texts_Y)),
         request_B=torch.from_numpy(request_B.astype(np.int64)),
-        text_B=torch.from_numpy(places[: len(text_B)].astype(np.int64)),
+        text_B=torch.from_numpy(text_place_B.astype(np.int64)),
+        blocks=_blocks(request_B),
         real_time=_padded(real_time),
         short_term=_padded(short_term),
         long_term={
@@ -155,6 +181,26 @@ def text_batch(numbers: Numbers, texts: Texts) -> TextBatch:
         words_XN=_numbers(texts.words.take(numbers)),
         bigrams_XN=_numbers(texts.bigrams.take(numbers)),
         trigrams_XN=_numbers(texts.trigrams.take(numbers)),
+    )
+
+
+def _blocks(request_B: Numbers) -> Blocks:
+    order = np.argsort(request_B, kind="stable")
+    requests, starts, counts = np.unique(request_B[order], return_index=True, return_counts=True)
+    per_block = min(MAX_LINES_PER_BLOCK, int(counts.max()))
+    within = np.arange(len(order)) - np.repeat(starts, counts)
+    blocks_of = -(-counts // per_block)
+    first_block = np.cumsum(blocks_of) - blocks_of
+    block = np.repeat(first_block, counts) + within // per_block
+    place = block * per_block + within % per_block
+    line_CL = np.zeros((int(blocks_of.sum()), per_block), np.int64)
+    line_CL.reshape(-1)[place] = order
+    place_B = np.empty(len(order), np.int64)
+    place_B[order] = place
+    return Blocks(
+        line_CL=torch.from_numpy(line_CL),
+        request_C=torch.from_numpy(np.repeat(requests, blocks_of).astype(np.int64)),
+        place_B=torch.from_numpy(place_B),
     )
 
 

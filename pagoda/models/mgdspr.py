@@ -3,9 +3,11 @@
 Equations, departures and results: docs/models/mgdspr.md. Section numbers are the paper's.
 
 Shape legend
-    B lines   U requests   M distinct items   X distinct texts   D width
-    Q query rows: 6, or 1 without multi-granular units
-    T events of a sequence   N units of a text   H previous queries   A long-term actions
+    B lines   U requests   C blocks of L lines of a request   D width
+    Q query rows: 6, or 1 without multi-granular units   E = L · Q query rows of a block
+    G requests and F blocks that have events   T events of a sequence
+    M distinct items   X distinct queries   Y distinct previous queries   N units of a text
+    V long-term views   A long-term actions   P = V · A
 """
 
 from __future__ import annotations
@@ -17,8 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pagoda.models.inputs import Bags, ItemBatch, Padded, UserBatch
-from pagoda.models.parts import ClsFusion, SelfAttention, TransformerLayer, attend, masked_mean
+from pagoda.models.inputs import Bags, Blocks, ItemBatch, Padded, UserBatch
+from pagoda.models.parts import (
+    ClsFusion,
+    SelfAttention,
+    TransformerLayer,
+    attend,
+    attention_weights,
+    masked_mean,
+)
 from pagoda.models.tables import ItemTower, Sizes, Tables
 
 QUERY_ROWS = ("gram_1", "gram_2", "seg", "seg_seq", "his_seq", "mix")
@@ -30,7 +39,6 @@ class MgdsprConfig:
     """Widths and switches; the defaults are the paper's form at width 64.
 
     Attributes:
-        query_history: newest previous queries that take part.
         item_side: items carry category, brand and shop (False: their id alone, as printed).
         mgs: multi-granular query units (False: the mean of the words is the only row).
         drop_rows: query rows left out of Q_mgs, by name.
@@ -44,7 +52,6 @@ class MgdsprConfig:
     heads: int = 8
     dropout: float = 0.2
     max_words: int = 32
-    query_history: int = 10
     item_side: bool = True
     mgs: bool = True
     drop_rows: tuple[str, ...] = ()
@@ -100,58 +107,77 @@ class Mgdspr(nn.Module):
     def encode_user(self, batch: UserBatch) -> Tensor:
         """User vectors, [B, D].
 
-        Behaviour is encoded once per request; each line's query then attends to its request's.
+        Behaviour is encoded once per request; each line's query attends to its request's.
         """
         q_mgs_BQD = self.query(self.item_tower.tables, batch)
         e_MD = self.item_tower.embed(batch.items)
-        zero_vector = self.config.zero_vector
-        tokens = [q_mgs_BQD]
-        for encoder, sequence in (
-            (self.real_time, batch.real_time),
-            (self.short_term, batch.short_term),
-        ):
-            encoded_UTD = _encode_filled(encoder, e_MD, sequence)
-            tokens.append(
-                attend(
-                    q_mgs_BQD,
-                    encoded_UTD.index_select(0, batch.request_B),
-                    sequence.mask_UT.index_select(0, batch.request_B),
-                    zero_vector=zero_vector,
-                )
-            )
-        tokens.append(self._attend_long_term(q_mgs_BQD, batch))
-        out: Tensor = self.fusion(torch.cat(tokens, 1))
+        blocks = batch.blocks
+        L, Q, D = blocks.line_CL.shape[1], q_mgs_BQD.shape[1], q_mgs_BQD.shape[2]
+        # A block's lines stand side by side as the queries of one attention, E = L · Q.
+        q_mgs_CED = q_mgs_BQD[blocks.line_CL].view(-1, L * Q, D)
+        hidden_CED = [
+            self._attend_sequence(q_mgs_CED, self.real_time, e_MD, batch.real_time, blocks),
+            self._attend_sequence(q_mgs_CED, self.short_term, e_MD, batch.short_term, blocks),
+            self._attend_long_term(q_mgs_CED, batch),
+        ]
+        hidden_BQD = [each.view(-1, Q, D).index_select(0, blocks.place_B) for each in hidden_CED]
+        out: Tensor = self.fusion(torch.cat([q_mgs_BQD, *hidden_BQD], 1))
         return out
 
-    def _attend_long_term(self, q_mgs_BQD: Tensor, batch: UserBatch) -> Tensor:
-        """`H_long = sum over views a of softmax(Q · P_a^T) P_a`, [B, Q, D] (1.3).
+    def _attend_sequence(
+        self, q_mgs_CED: Tensor, encoder: nn.Module, e_MD: Tensor, sequence: Padded, blocks: Blocks
+    ) -> Tensor:
+        """`softmax(Q · [0; X']^T) [0; X']`, [C, E, D]; zero, and no work, without events (1.3)."""
+        filled_U = sequence.mask_UT[:, 0]
+        block_F = filled_U.index_select(0, blocks.request_C).nonzero().squeeze(1)
+        h_CED = torch.zeros_like(q_mgs_CED)
+        if not len(block_F):
+            return h_CED
+        at_GT, mask_GT = sequence.at_UT[filled_U], sequence.mask_UT[filled_U]
+        encoded_GTD = encoder(e_MD[at_GT], mask_GT)
+        request_F = (filled_U.cumsum(0) - 1)[blocks.request_C[block_F]]
+        h_FED = attend(
+            q_mgs_CED.index_select(0, block_F),
+            encoded_GTD.index_select(0, request_F),
+            mask_GT.index_select(0, request_F),
+            zero_vector=self.config.zero_vector,
+        )
+        return h_CED.index_copy(0, block_F, h_FED)
 
-        `P_a = [0; mean of clicks; of buys; of collects]`; an empty action is masked.
+    def _attend_long_term(self, q_mgs_CED: Tensor, batch: UserBatch) -> Tensor:
+        """`H_long = sum over views a of softmax(Q · [0; P_a]^T) [0; P_a]`, [C, E, D] (1.3).
+
+        `P_a`: the means of clicked, bought and collected; an empty action is masked. One product
+        scores all views, each has its own softmax, and another product sums them.
         """
-        mask_UA = torch.stack(
-            [_lengths(bags) > 0 for bags in batch.long_term.values()], dim=1
-        ).index_select(0, batch.request_B)
         views_M: Mapping[str, Tensor] = {
             "item": self.item_tower.tables.item(batch.items.item_M),
             **self.item_tower.attribute_embeddings(batch.items),
         }
-        h_long_BQD = torch.zeros_like(q_mgs_BQD)
-        for name, project in self.long_term_views.items():
-            # The mean comes before the projection: both are linear, and this is U·A rows, not M.
-            mean_UAV = torch.stack(
-                [
-                    functional.embedding_bag(bags.at, views_M[name], bags.starts_U, mode="mean")
-                    for bags in batch.long_term.values()
-                ],
-                dim=1,
-            )
-            h_long_BQD = h_long_BQD + attend(
-                q_mgs_BQD,
-                project(mean_UAV).index_select(0, batch.request_B),
-                mask_UA,
-                zero_vector=self.config.zero_vector,
-            )
-        return h_long_BQD
+        # The mean comes before the projection: both are linear, and this is U·A rows, not M.
+        p_UVAD = torch.stack(
+            [
+                project(
+                    torch.stack(
+                        [_means(views_M[name], bags) for bags in batch.long_term.values()], dim=1
+                    )
+                )
+                for name, project in self.long_term_views.items()
+            ],
+            dim=1,
+        )
+        mask_UA = torch.stack([_lengths(bags) > 0 for bags in batch.long_term.values()], dim=1)
+        request_C = batch.blocks.request_C
+        p_CVAD = p_UVAD.index_select(0, request_C)
+        C, V, A, D = p_CVAD.shape
+        p_CPD = p_CVAD.reshape(C, V * A, D)
+        score_CEVA = torch.bmm(q_mgs_CED, p_CPD.transpose(1, 2)).view(C, -1, V, A)
+        weight_CEVA = attention_weights(
+            score_CEVA,
+            mask_UA.index_select(0, request_C)[:, None, None, :],
+            zero_vector=self.config.zero_vector,
+        )
+        return torch.bmm(weight_CEVA.reshape(C, -1, V * A), p_CPD)
 
 
 class QueryUnits(nn.Module):
@@ -184,7 +210,7 @@ class QueryUnits(nn.Module):
             dim=1,
         )
         rows_B4D = rows_X4D.index_select(0, batch.text_B)
-        his_seq_B1D = self._his_seq(rows_B4D[:, 2:3], seg_XD, batch)
+        his_seq_B1D = self._his_seq(tables, rows_B4D[:, 2:3], batch)
         rows_B5D = torch.cat([rows_B4D, his_seq_B1D], 1)
         mix_B1D = rows_B5D.sum(1, keepdim=True)
         return torch.cat([rows_B5D, mix_B1D], 1)[:, self._kept]
@@ -194,14 +220,13 @@ class QueryUnits(nn.Module):
         encoded_XND = self.transformer(words_XND + self.positions[:length], mask_XN)
         return masked_mean(encoded_XND, mask_XN)
 
-    def _his_seq(self, seg_B1D: Tensor, seg_XD: Tensor, batch: UserBatch) -> Tensor:
-        """`softmax(q_seg · x^T) x` over the newest previous queries, zero without any."""
-        newest = _newest(batch.queries, self.config.query_history)
-        x_UHD = seg_XD[newest.at_UT]
+    def _his_seq(self, tables: Tables, seg_B1D: Tensor, batch: UserBatch) -> Tensor:
+        """`softmax(q_seg · x^T) x` over the previous queries, zero without any."""
+        x_YD = _bag(tables.word, batch.past_words_YN)
         return attend(
             seg_B1D,
-            x_UHD.index_select(0, batch.request_B),
-            newest.mask_UT.index_select(0, batch.request_B),
+            x_YD[batch.queries.at_UT.index_select(0, batch.request_B)],
+            batch.queries.mask_UT.index_select(0, batch.request_B),
             zero_vector=False,
         )
 
@@ -237,25 +262,9 @@ class MeanFusion(nn.Module):
         return out
 
 
-def _encode_filled(encoder: nn.Module, e_MD: Tensor, sequence: Padded) -> Tensor:
-    """The encoder's output for requests that have events, zeros for the others, [U, T, D]."""
-    filled_U = sequence.mask_UT[:, 0].nonzero().squeeze(1)
-    x_UTD = e_MD[sequence.at_UT.index_select(0, filled_U)] if len(filled_U) else None
-    all_UTD = e_MD.new_zeros(*sequence.at_UT.shape, e_MD.shape[-1])
-    if x_UTD is None:
-        return all_UTD
-    encoded_UTD = encoder(x_UTD, sequence.mask_UT.index_select(0, filled_U))
-    return all_UTD.index_copy(0, filled_U, encoded_UTD)
-
-
-def _newest(sequence: Padded, limit: int) -> Padded:
-    """The newest `limit` of right-padded rows, newest first; what attends has no order."""
-    length_U1 = sequence.mask_UT.sum(1, keepdim=True)
-    back_L = torch.arange(min(limit, sequence.at_UT.shape[1]), device=sequence.at_UT.device)
-    position_UL = length_U1 - 1 - back_L
-    return Padded(
-        at_UT=sequence.at_UT.gather(1, position_UL.clamp(min=0)), mask_UT=position_UL >= 0
-    )
+def _means(values_M: Tensor, bags: Bags) -> Tensor:
+    """The mean of each bag, [U, width]; zero for an empty one."""
+    return functional.embedding_bag(bags.at, values_M, bags.starts_U, mode="mean")
 
 
 def _lengths(bags: Bags) -> Tensor:

@@ -21,24 +21,31 @@ def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     return (x_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1.0)
 
 
+def attention_weights(score: Tensor, mask: Tensor, *, zero_vector: bool) -> Tensor:
+    """`softmax([0; score])` without the zero vector's own weight, over the last dimension.
+
+    The zero vector has score 0 and lets a query attend to nothing. Masked positions get exactly
+    zero, and with every position masked so does each, with or without the zero vector.
+
+    Args:
+        mask: True where memory holds something; broadcasts to `score`.
+    """
+    if zero_vector:
+        score = score.masked_fill(~mask, -torch.inf)
+        zero = score.new_zeros(*score.shape[:-1], 1)
+        return torch.cat([zero, score], -1).softmax(-1)[..., 1:]
+    return score.masked_fill(~mask, _NEVER).softmax(-1) * mask
+
+
 def attend(
     query_BQD: Tensor, memory_BTD: Tensor, mask_BT: Tensor, *, zero_vector: bool = True
 ) -> Tensor:
     """`softmax(Q · [0; X]^T) [0; X]`, unscaled, [B, Q, D] (MGDSPR, systems.md 1.3).
 
-    The zero vector has score 0 and lets a query attend to nothing. With every position masked
-    the result is exactly zero, with or without it.
-
-    Args:
-        mask_BT: True where memory holds something. Masked memory must be finite.
+    Exactly zero where all memory is masked. Masked memory must be finite.
     """
     score_BQT = torch.bmm(query_BQD, memory_BTD.transpose(1, 2))
-    score_BQT = score_BQT.masked_fill(~mask_BT.unsqueeze(1), _NEVER)
-    if zero_vector:
-        zero_BQ1 = score_BQT.new_zeros(*score_BQT.shape[:2], 1)
-        weight_BQT = torch.cat([zero_BQ1, score_BQT], -1).softmax(-1)[..., 1:]
-    else:
-        weight_BQT = score_BQT.softmax(-1) * mask_BT.any(-1)[:, None, None]
+    weight_BQT = attention_weights(score_BQT, mask_BT.unsqueeze(1), zero_vector=zero_vector)
     return torch.bmm(weight_BQT, memory_BTD)
 
 

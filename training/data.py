@@ -1,0 +1,294 @@
+"""Rows as Feast gave them to batches: cut and encoded once, then gathered from mapped files.
+
+Rows stream in by record batch, are cut at their moment (`pagoda.models.behaviour`, the function
+that serves) and kept as a few integers each, appended to flat files that batches map: memory does
+not grow with the number of rows.
+
+Shape legend: B lines, U requests, P distinct items taken in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pagoda.models.behaviour import Behaviour, TextNumbers, encode
+from pagoda.models.catalogue import Catalogue
+from pagoda.models.inputs import ItemBatch, UserBatch, item_batch, user_batch
+from pagoda.models.ragged import Ragged
+from pagoda.text import Texts, Tokenizer
+from pagoda.windows import LONG_TERM_ACTIONS, WindowSpec
+
+SEPARATOR = "__"  # between view and column, as Feast's full feature names have it
+_INT32S = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """U requests and their lines.
+
+    Attributes:
+        behaviour: of the requests. texts: every query there is, tokenised.
+        user_key_U, t_ms_U: whose request, and its moment.
+        request_B, text_B, item_B: each line's request, query and taken item (its number in the
+            catalogue, never 0), ascending by request.
+    """
+
+    behaviour: Behaviour
+    texts: Texts
+    user_key_U: npt.NDArray[np.int64]
+    t_ms_U: npt.NDArray[np.int64]
+    request_B: _INT32S
+    text_B: _INT32S
+    item_B: _INT32S
+
+    @property
+    def requests(self) -> int:
+        """U."""
+        return len(self.behaviour)
+
+    @property
+    def lines(self) -> int:
+        """B."""
+        return len(self.request_B)
+
+    def lines_of(self, requests: npt.NDArray[np.integer]) -> tuple[Any, Any]:
+        """(place of its request in `requests`, line) of every line of these requests."""
+        starts = self.request_B.searchsorted(requests, side="left")
+        lengths = self.request_B.searchsorted(requests, side="right") - starts
+        place_B = np.repeat(np.arange(len(requests)), lengths)
+        within_B = np.arange(len(place_B)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return place_B, starts[place_B] + within_B
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's input.
+
+    Attributes:
+        user: the lines and their requests. items: the P distinct items taken.
+        positive_B: each line's item among them.
+        false_negative_BP: items that are no negatives of a line: those of its own request.
+        log_q_P: log of the chance that a batch's other requests hold the item.
+        number: the batch's number in its epoch.
+    """
+
+    user: UserBatch
+    items: ItemBatch
+    positive_B: Tensor
+    false_negative_BP: Tensor
+    log_q_P: Tensor
+    number: int
+
+
+def batches(
+    examples: Examples,
+    catalogue: Catalogue,
+    *,
+    requests_per_batch: int,
+    seed: int,
+    epoch: int,
+    first: int = 0,
+) -> Iterator[Batch]:
+    """One epoch in the order that (seed, epoch) gives, from batch number `first` on.
+
+    The last, smaller batch is left out: its chances of holding an item would be others.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(examples.requests)
+    log_q = log_inclusion(examples, requests_per_batch)
+    for number in range(first, examples.requests // requests_per_batch):
+        chosen = order[number * requests_per_batch : (number + 1) * requests_per_batch]
+        yield _batch(examples, catalogue, np.sort(chosen), log_q, number)
+
+
+def log_inclusion(examples: Examples, requests_per_batch: int) -> npt.NDArray[np.float32]:
+    """Natural log, by item number, of the chance that an item is in a batch by another request.
+
+    An item taken in c of R requests is missed by n - 1 others with about (1 - (n-1)/(R-1))^c.
+    """
+    pairs = np.unique(np.stack([examples.request_B, examples.item_B]), axis=1)
+    count = np.bincount(pairs[1]).astype(np.float64)
+    share = min((requests_per_batch - 1) / max(examples.requests - 1, 1), 1 - 1e-9)
+    with np.errstate(divide="ignore"):
+        log_q = np.log(-np.expm1(count * np.log1p(-share)))
+    return log_q.astype(np.float32)
+
+
+def _batch(
+    examples: Examples,
+    catalogue: Catalogue,
+    requests: npt.NDArray[np.int64],
+    log_q: npt.NDArray[np.float32],
+    number: int,
+) -> Batch:
+    request_B, lines = examples.lines_of(requests)
+    items_P, positive_B = np.unique(examples.item_B[lines], return_inverse=True)
+    taken_UP = np.zeros((len(requests), len(items_P)), bool)
+    taken_UP[request_B, positive_B] = True
+    false_negative_BP = taken_UP[request_B]
+    false_negative_BP[np.arange(len(lines)), positive_B] = False
+    return Batch(
+        user=user_batch(
+            examples.behaviour.take(requests),
+            catalogue,
+            examples.texts,
+            request_B=request_B,
+            text_B=examples.text_B[lines],
+        ),
+        items=item_batch(items_P, catalogue),
+        positive_B=torch.from_numpy(positive_B.astype(np.int64)),
+        false_negative_BP=torch.from_numpy(false_negative_BP),
+        log_q_P=torch.from_numpy(log_q[items_P]),
+        number=number,
+    )
+
+
+def prepare(
+    rows: Iterable[pa.RecordBatch],
+    lines: pl.DataFrame,
+    catalogue: Catalogue,
+    tokenizer: Tokenizer,
+    *,
+    spec: WindowSpec,
+    folder: Path,
+) -> Examples:
+    """Cut and encode feature rows into files in `folder`, and join the lines to them.
+
+    Args:
+        rows: `user_key`, `event_timestamp` (one millisecond before the request) and feature
+            columns `view__column`; one row a request, in any order.
+        lines: `training.lines.LINE_COLUMNS`. Lines whose item the catalogue lacks are left out.
+    Raises: ValueError if a line has no row or two rows are of one request.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = TextNumbers()
+    files = _Files(folder)
+    keys: list[npt.NDArray[np.int64]] = []
+    for batch in rows:
+        user_key = batch.column("user_key").to_numpy().astype(np.int64)
+        t_ms = batch.column("event_timestamp").cast(pa.timestamp("ms", "UTC"))
+        t_ms = t_ms.cast(pa.int64()).to_numpy() + 1
+        keys.append(np.stack([user_key, t_ms]))
+        files.append(
+            encode(zip(_requests(batch), t_ms.tolist(), strict=True), catalogue, numbers, spec=spec)
+        )
+    user_key_U, t_ms_U = np.concatenate(keys, axis=1) if keys else np.empty((2, 0), np.int64)
+    joined = _join(lines, user_key_U, t_ms_U, catalogue)
+    text_B = np.array([numbers[text] for text in joined["query"].to_list()], np.int32)
+    return Examples(
+        behaviour=files.read(),
+        texts=tokenizer.encode(numbers.texts),
+        user_key_U=user_key_U,
+        t_ms_U=t_ms_U,
+        request_B=joined["request"].to_numpy().astype(np.int32),
+        text_B=text_B,
+        item_B=joined["item"].to_numpy().astype(np.int32),
+    )
+
+
+def _requests(batch: pa.RecordBatch) -> Iterator[dict[str, dict[str, Any]]]:
+    """Each row's features by view and column; list columns as numpy arrays or None."""
+    columns = [
+        (*name.split(SEPARATOR, 1), _values(batch.column(name)))
+        for name in batch.schema.names
+        if SEPARATOR in name
+    ]
+    views = {view for view, _, _ in columns}
+    for at in range(len(batch)):
+        row: dict[str, dict[str, Any]] = {view: {} for view in views}
+        for view, column, values in columns:
+            row[view][column] = values[at]
+        yield row
+
+
+def _values(column: Any) -> list[Any]:
+    if not pa.types.is_list(column.type):
+        return list(column.to_pylist())
+    if not pa.types.is_integer(column.type.value_type):
+        return list(column.to_pylist())
+    flat = column.values.to_numpy(zero_copy_only=False)
+    valid = column.is_valid().to_pylist()
+    bounds = pairwise(column.offsets.to_pylist())
+    return [flat[start:end] if ok else None for (start, end), ok in zip(bounds, valid, strict=True)]
+
+
+def _join(
+    lines: pl.DataFrame,
+    user_key_U: npt.NDArray[np.int64],
+    t_ms_U: npt.NDArray[np.int64],
+    catalogue: Catalogue,
+) -> pl.DataFrame:
+    """Lines with `request` and `item` numbers, ascending by request."""
+    requests = pl.DataFrame(
+        {"user_key": user_key_U, "t_ms": t_ms_U, "request": np.arange(len(t_ms_U))}
+    )
+    if requests.select("user_key", "t_ms").is_duplicated().any():
+        raise ValueError("two feature rows are of one request")
+    joined = lines.join(requests, on=["user_key", "t_ms"], how="left")
+    lost = joined["request"].null_count()
+    if lost:
+        raise ValueError(f"{lost} lines have no feature row")
+    item = catalogue.numbers(joined["item_key"].to_numpy())
+    return (
+        joined.with_columns(item=pl.Series(item)).filter(pl.col("item") > 0).sort("request", "item")
+    )
+
+
+class _Files:
+    """Behaviour on disk: flat values appended per sequence, lengths kept in memory."""
+
+    _SEQUENCES = ("real_time", "short_term", "queries", *LONG_TERM_ACTIONS)
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = {name: folder / f"{name}.int32" for name in self._SEQUENCES}
+        self._lengths: dict[str, list[npt.NDArray[np.int64]]] = {
+            name: [] for name in self._SEQUENCES
+        }
+        self._stats: list[npt.NDArray[np.float32]] = []
+        for path in self._paths.values():
+            path.write_bytes(b"")
+
+    def append(self, part: Behaviour) -> None:
+        sequences = {
+            "real_time": part.real_time,
+            "short_term": part.short_term,
+            "queries": part.queries,
+            **part.long_term,
+        }
+        for name, ragged in sequences.items():
+            self._lengths[name].append(ragged.lengths)
+            with self._paths[name].open("ab") as file:
+                file.write(ragged.values.astype(np.int32).tobytes())
+        self._stats.append(part.stats_UF)
+
+    def read(self) -> Behaviour:
+        ragged = {
+            name: Ragged.from_lengths(
+                _mapped(path), np.concatenate([np.empty(0, np.int64), *self._lengths[name]])
+            )
+            for name, path in self._paths.items()
+        }
+        return Behaviour(
+            real_time=ragged["real_time"],
+            short_term=ragged["short_term"],
+            queries=ragged["queries"],
+            long_term={action: ragged[action] for action in LONG_TERM_ACTIONS},
+            stats_UF=np.concatenate(self._stats) if self._stats else np.empty((0, 0), np.float32),
+        )
+
+
+def _mapped(path: Path) -> _INT32S:
+    if not path.stat().st_size:
+        return np.empty(0, np.int32)
+    mapped: _INT32S = np.memmap(path, np.int32, mode="r")
+    return mapped

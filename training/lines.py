@@ -1,0 +1,96 @@
+"""Lines to train and judge on: a search and an item that its user then took.
+
+A line's moment is its search's time, whatever the event's. Lines of one user at one moment (a
+basket) are one request: features are fetched and encoded once for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import polars as pl
+from pyiceberg.expressions import (
+    And,
+    BooleanExpression,
+    GreaterThanOrEqual,
+    In,
+    LessThan,
+)
+
+from pagoda import lake
+from pagoda.dataset import Dataset
+from pagoda.schemas import EVENTS, SEARCHES, Table
+from pagoda.settings import Settings
+
+LINE_COLUMNS = ("user_key", "t_ms", "query", "item_key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """UTC days, the last one excluded."""
+
+    first: date
+    end: date
+
+    @property
+    def days(self) -> int:
+        """How many days."""
+        return (self.end - self.first).days
+
+    def filter(self) -> BooleanExpression:
+        """Iceberg's row filter for `ts` in these days."""
+        return And(GreaterThanOrEqual("ts", _midnight(self.first)), LessThan("ts", _midnight(self.end)))
+
+
+def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
+    """Every line of these days: LINE_COLUMNS, by (t_ms, user_key, query, item_key).
+
+    A resent event or search counts once, and so does an item that was both clicked and bought.
+    An event may follow its search by up to a day.
+    """
+    searches = _read(settings, SEARCHES, span.filter(), "search_id", "user_key", "query", "ts")
+    events = _read(
+        settings,
+        EVENTS,
+        And(
+            Span(first=span.first, end=span.end + timedelta(days=1)).filter(),
+            In("action", dataset.positive_actions),
+        ),
+        "search_id",
+        "user_key",
+        "item_key",
+    )
+    return (
+        searches.unique(["search_id", "ts"])
+        .join(events.drop_nulls("search_id"), on=["search_id", "user_key"])
+        .unique(["search_id", "ts", "item_key"])
+        .select("user_key", _t_ms(), "query", "item_key")
+        .sort("t_ms", "user_key", "query", "item_key")
+    )
+
+
+def events_before(settings: Settings, end: date) -> pl.DataFrame:
+    """(user_key, item_key, t_ms) of every event before that day, each once."""
+    table = _read(
+        settings, EVENTS, LessThan("ts", _midnight(end)), "event_key", "user_key", "item_key", "ts"
+    )
+    return table.unique(["event_key", "ts"]).select("user_key", "item_key", _t_ms())
+
+
+def _read(
+    settings: Settings, table: Table, row_filter: BooleanExpression, *columns: str
+) -> pl.DataFrame:
+    scan = lake.open_table(settings, table).scan(row_filter=row_filter, selected_fields=columns)
+    frame: Any = pl.from_arrow(scan.to_arrow())
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _t_ms() -> pl.Expr:
+    return pl.col("ts").dt.epoch("ms").alias("t_ms")
+
+
+def _midnight(day: date) -> str:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).isoformat()
