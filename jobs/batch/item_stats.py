@@ -26,9 +26,10 @@ WITH counted AS (
 seen AS (  -- an event once for every day whose row holds it
   SELECT *, unix_millis(CAST(day AS TIMESTAMP)) AS midnight, day <= date_add(happened, 7) AS week
   FROM counted
-  LATERAL VIEW explode(
-    sequence(greatest(date_add(happened, 1), DATE {first}), least(date_add(happened, 30), DATE {last}))
-  ) AS day
+  LATERAL VIEW explode(sequence(
+    greatest(date_add(happened, 1), DATE {first}),
+    least(date_add(happened, 30), DATE {last})
+  )) AS day
 ),
 by_user AS (
   SELECT item_key, day, user_key,

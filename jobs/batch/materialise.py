@@ -1,0 +1,109 @@
+"""Write the newest valid feature rows to the online store, with Feast's Spark engine.
+
+    user_day, user_stats, item_stats, item_profile -> online store
+
+Valid at a moment are rows no younger than it and no older than their view's TTL; the newest
+version of the newest row of each entity is written. `user_intraday` is the stream's alone. A rerun
+writes the same values again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import redirect_stdout
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as sf
+from redis import Redis
+from redis.exceptions import RedisError
+
+from pagoda import lake, settings, spark, store
+from pagoda.console import emit_table, people, run
+from pagoda.errors import DependencyDown, NothingToDo
+from pagoda.features import VIEWS, View
+from pagoda.settings import Settings
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+app = typer.Typer(help="Write the newest feature rows to the online store.")
+
+
+@app.command()
+def main(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write the newest valid rows of every view but the stream's to the online store."""
+    loaded = settings.load()
+    with spark.session(loaded, "materialise") as session:
+        summary = materialise(session, loaded, at=datetime.now(UTC))
+    emit_table(summary, title="Written to the online store", as_json=as_json)
+
+
+def materialise(session: SparkSession, loaded: Settings, *, at: datetime) -> list[dict[str, Any]]:
+    """Write what is valid at a moment. Returns: a summary row for each view.
+
+    Raises:
+        NothingToDo: a view has no valid row; the others have been written.
+        DependencyDown: the online store does not answer.
+    """
+    _require_redis(loaded)
+    with store.registry_lock(loaded):
+        feature_store = store.open_store(loaded)
+        summary = [
+            _materialise(session, loaded, feature_store, view, at)
+            for view in VIEWS
+            if view.online_writer == "materialise"
+        ]
+    empty = [row["view"] for row in summary if not row["entities"]]
+    if empty:
+        raise NothingToDo(
+            f"no rows of {', '.join(empty)} are valid at {at:%Y-%m-%d %H:%M} UTC",
+            where="lake",
+            next_step="Build the features of this day: `pagoda features build`.",
+        )
+    return summary
+
+
+def _materialise(
+    session: SparkSession, loaded: Settings, feature_store: FeatureStore, view: View, at: datetime
+) -> dict[str, Any]:
+    began = time.monotonic()
+    since = at - timedelta(days=view.ttl_days) if view.ttl_days else _EPOCH
+    valid = session.table(lake.spark_name(loaded, view.table)).where(
+        sf.col("event_timestamp").between(sf.lit(since), sf.lit(at))
+    )
+    entities = valid.select(view.entity).distinct().count()
+    if entities:
+        people.print(f"{view.name}: {entities} entities")
+        with redirect_stdout(sys.stderr):  # Feast prints; stdout is for data
+            try:
+                feature_store.materialize(since, at, feature_views=[view.name])
+            except Exception:
+                _require_redis(loaded)  # it was the workers that could not write
+                raise
+    return {
+        "view": view.name,
+        "entities": entities,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _require_redis(loaded: Settings) -> None:
+    try:
+        with Redis(
+            host=loaded.redis.host, port=loaded.redis.port, password=loaded.redis_password()
+        ) as redis:
+            redis.ping()
+    except RedisError as error:
+        raise DependencyDown("redis", str(error)) from error
+
+
+if __name__ == "__main__":
+    run(app)
