@@ -141,6 +141,7 @@ def _check(
             searcher,
             candidate,
             bundle=bundle.name,
+            live_name=bundle.collection,
             items=bundle.items,
             vectors_ND=bundle.item_vectors,
             queries_QD=check.query_vectors(bundle.item_vectors, _request_vectors(bundle)),

@@ -46,6 +46,7 @@ def check(
     collection: Collection,
     *,
     bundle: str,
+    live_name: str,
     items: pa.Table,
     vectors_ND: Floats,
     queries_QD: Floats,
@@ -55,6 +56,8 @@ def check(
     """Search every probe with every query; the report says whether all is as it must be.
 
     Args:
+        collection: what to search; still a draft perhaps.
+        live_name: what the collection is, or will be, called once live.
         items: the bundle's item table, row i beside vector i.
         queries_QD: vectors to search with, like those of requests.
     """
@@ -71,7 +74,7 @@ def check(
     progress("check", len(chosen), len(chosen))
     return IndexReport(
         bundle=bundle,
-        collection=collection.name,
+        collection=live_name,
         checked_at=datetime.now(UTC),
         rows=collection.rows,
         index_type=collection.index_type,

@@ -1,0 +1,126 @@
+"""`pagoda models`: the bundles there are, and which one is live."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pagoda import index_report, registry, release
+from pagoda import settings as settings_module
+from pagoda.bundle import Manifest, Metric
+from pagoda.console import emit_json, emit_table, people
+from pagoda.settings import Settings
+
+app = typer.Typer(help="List bundles, promote one, go back.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+_SHOWN = ("recall@10", "recall@100")
+
+
+@app.command("list")
+def list_bundles(as_json: AsJson = False) -> None:
+    """Every bundle, newest last: what it was trained on, its metrics beside the baselines."""
+    settings = settings_module.load()
+    pointer = registry.pointer(settings)
+    found = [_described(settings, manifest, pointer) for manifest in registry.bundles(settings)]
+    if as_json:
+        emit_json(found)
+        return
+    if not found:
+        people.print("no bundle yet; train one: `pagoda train demo`")
+        return
+    emit_table(
+        (
+            {
+                "": {"current": "●", "earlier": "○"}.get(each["state"], ""),
+                "bundle": each["name"],
+                "recipe": each["recipe"],
+                "created": f"{each['created_at']:%Y-%m-%d %H:%M}",
+                "items": each["items"],
+                "index": _index(each["index"]),
+            }
+            for each in found
+        ),
+        title="● live   ○ to go back to",
+    )
+    for each in found:
+        if each["metrics"]:
+            emit_table(
+                _metric_rows(each["metrics"]),
+                title=f"{each['name']}: {each['query_protocol']}",
+            )
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="The bundle's name.")], as_json: AsJson = False
+) -> None:
+    """Make a bundle live: Milvus's alias and the registry's pointer."""
+    settings = settings_module.load()
+    release.release(settings, name)
+    _say(settings, as_json)
+
+
+@app.command()
+def rollback(as_json: AsJson = False) -> None:
+    """Make the bundle before the current one live again."""
+    settings = settings_module.load()
+    release.roll_back(settings)
+    _say(settings, as_json)
+
+
+def _say(settings: Settings, as_json: bool) -> None:
+    pointer = registry.pointer(settings)
+    if as_json:
+        emit_json(pointer.model_dump(mode="json"))
+        return
+    people.print(f"live: {pointer.current}", highlight=False)
+    if pointer.earlier:
+        people.print(f"to go back to: {pointer.earlier[-1]}", highlight=False)
+
+
+def _described(settings: Settings, manifest: Manifest, pointer: registry.Pointer) -> dict[str, Any]:
+    report = index_report.load(settings, manifest.name)
+    state = "current" if manifest.name == pointer.current else None
+    if manifest.name in pointer.earlier:
+        state = "earlier"
+    return {
+        "name": manifest.name,
+        "state": state,
+        "recipe": manifest.recipe,
+        "created_at": manifest.created_at,
+        "items": int(manifest.counts.get("items", 0)),
+        "query_protocol": manifest.dataset.get("query_protocol", ""),
+        "metrics": [metric.model_dump() for metric in manifest.metrics],
+        "index": report
+        and {
+            "collection": report.collection,
+            "type": report.index_type,
+            "rows": report.rows,
+            "passed": report.passed,
+            "worst_recall": report.worst_recall,
+        },
+    }
+
+
+def _index(index: dict[str, Any] | None) -> str:
+    if index is None:
+        return "not built"
+    verdict = f"recall {index['worst_recall']:.3f}" if index["passed"] else "did not pass"
+    return f"{index['type']}, {verdict}"
+
+
+def _metric_rows(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    read = [Metric.model_validate(each) for each in metrics]
+    names = [name for name in _SHOWN if any(name in each.values for each in read)]
+    names = names or sorted({name for each in read for name in each.values})
+    return [
+        {
+            "week": each.week,
+            "method": each.method,
+            "rows": each.rows,
+            "count": each.count,
+            **{name: f"{each.values[name]:.4f}" if name in each.values else None for name in names},
+        }
+        for each in read
+    ]
