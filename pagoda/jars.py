@@ -70,33 +70,37 @@ def fetch(settings: Settings) -> list[Path]:
     Raises: MachineError if a jar cannot be fetched or differs from the lock.
     """
     wanted = locked()
-    if wanted and all(_matches(settings.jars / name, digest) for name, digest in wanted.items()):
+    if wanted and not wrong(settings):
         return [settings.jars / name for name in wanted]
-    with tempfile.TemporaryDirectory(dir=settings.jars) as scratch:
-        folders = [Path(scratch) / str(number) for number, _ in enumerate(_RESOLVES)]
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(_resolve, _RESOLVES, folders))
-        fetched: list[Path] = []
-        for resolve, folder in zip(_RESOLVES, folders, strict=True):
-            target = settings.jars / resolve.folder
-            target.mkdir(exist_ok=True)
-            for jar in sorted((folder / "jars").glob("*.jar")):
-                fetched.append(Path(shutil.move(jar, target / jar.name)))
-    wrong = [name for name, digest in wanted.items() if not _matches(settings.jars / name, digest)]
-    if wrong:
+    fetched = _fetch_all(settings)
+    if wanted and (different := wrong(settings)):
         raise MachineError(
             "jars are missing or differ from the lock",
             where=str(settings.jars),
-            found=", ".join(wrong),
+            found=", ".join(different),
             next_step="Delete that folder and run `pagoda jars` again.",
         )
+    return fetched
+
+
+def wrong(settings: Settings) -> list[str]:
+    """Jars of the lock that are missing or differ, relative to the jars folder."""
+    return [name for name, digest in locked().items() if not _matches(settings.jars / name, digest)]
+
+
+def lock(settings: Settings) -> list[Path]:
+    """Fetch every jar anew and write the lock from them."""
+    fetched = sorted(_fetch_all(settings))
+    lines = [f"{_digest(jar)}  {jar.relative_to(settings.jars)}" for jar in fetched]
+    LOCK.write_text("\n".join(lines) + "\n")
     return fetched
 
 
 def spark_home() -> Path:
     """The Spark that comes with pyspark."""
     found = importlib.util.find_spec("pyspark")
-    assert found and found.origin, "pyspark is a dependency of Pagoda"
+    assert found, "pyspark is a dependency of Pagoda"
+    assert found.origin, "pyspark is a package with an __init__"
     return Path(found.origin).parent
 
 
@@ -107,11 +111,21 @@ def locked() -> dict[str, str]:
     return {name: digest for digest, name in pairs}
 
 
-def lock(settings: Settings) -> None:
-    """Write the lock from the jars that are here."""
-    jars = sorted(settings.jars.glob("*/*.jar"))
-    lines = [f"{_digest(jar)}  {jar.relative_to(settings.jars)}" for jar in jars]
-    LOCK.write_text("\n".join(lines) + "\n")
+def _fetch_all(settings: Settings) -> list[Path]:
+    """Resolve every set; afterwards the folders hold these jars and no others."""
+    with tempfile.TemporaryDirectory(dir=settings.jars) as scratch:
+        folders = [Path(scratch) / str(number) for number, _ in enumerate(_RESOLVES)]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_resolve, _RESOLVES, folders))
+        fetched: list[Path] = []
+        for resolve, folder in zip(_RESOLVES, folders, strict=True):
+            target = settings.jars / resolve.folder
+            target.mkdir(exist_ok=True)
+            found = sorted((folder / "jars").glob("*.jar"))
+            fetched += [Path(shutil.move(jar, target / jar.name)) for jar in found]
+    for old in set(settings.jars.glob("*/*.jar")) - set(fetched):
+        old.unlink()
+    return fetched
 
 
 def _resolve(resolve: _Resolve, ivy: Path) -> None:

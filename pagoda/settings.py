@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -301,4 +302,10 @@ def load(**overrides: Any) -> Settings:
             problems,
             where="settings",
             next_step="Check PAGODA_* variables and settings.toml, or run `pagoda doctor`.",
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(
+            f"not TOML: {error}",
+            where=str(Path(overrides["home"]) / "settings.toml"),
+            next_step="Correct that line.",
         ) from error

@@ -48,7 +48,7 @@ def allocate(settings: Settings, servers: Iterable[Server]) -> tuple[Settings, d
         ports: dict[str, int] = {}
         for port in server.ports:
             last = remembered.get(server.name, {}).get(port.name)
-            given = _given(settings, port, last)
+            given = chosen_by_user(settings, server, port)
             if given is not None:
                 _require_free(given, f"{server.name}'s {port.name} port")
                 ports[port.name] = given
@@ -63,9 +63,21 @@ def were_changed(settings: Settings, server: Server) -> bool:
     """Whether the user has since chosen other ports than the server listens on."""
     last = recorded(settings, server)
     return any(
-        _given(settings, port, last.get(port.name)) not in (None, last.get(port.name))
+        chosen_by_user(settings, server, port) not in (None, last.get(port.name))
         for port in server.ports
     )
+
+
+def chosen_by_user(settings: Settings, server: Server, port: Port) -> int | None:
+    """The port if environment, settings.toml or an argument says it, otherwise None."""
+    if port.setting is None:
+        return None
+    part, field = port.setting
+    address: int | str = getattr(getattr(settings, part), field)
+    number = port.number(address)
+    said = _said_in_environment(part, field) or _said_in_file(settings.home, part, field)
+    known = (port.default, recorded(settings, server).get(port.name))
+    return number if said or number not in known else None
 
 
 def settings_with(settings: Settings, chosen: Mapping[str, Ports]) -> Settings:
@@ -99,17 +111,6 @@ def holder(port: int) -> str:
     return "a process that cannot be seen from here"
 
 
-def _given(settings: Settings, port: Port, last: int | None) -> int | None:
-    """The port that the user has chosen, by environment, settings.toml or argument."""
-    if port.setting is None:
-        return None
-    part, field = port.setting
-    value: int | str = getattr(getattr(settings, part), field)
-    number = port.number(value)
-    said = _said_in_environment(part, field) or _said_in_file(settings.home, part, field)
-    return number if said or number not in (port.default, last) else None
-
-
 def _said_in_environment(part: str, field: str) -> bool:
     return f"PAGODA_{part}__{field}".upper() in {name.upper() for name in os.environ}
 
@@ -130,8 +131,10 @@ def _require_free(port: int, what: str) -> None:
 
 
 def _choose(default: int, last: int | None, taken: set[int]) -> int:
-    for port in (last, *range(default, default + _TRIES)):
-        if port is not None and port not in taken and is_free(port):
+    candidates = [last] if last is not None else []
+    candidates += range(default, default + _TRIES)
+    for port in candidates:
+        if port not in taken and is_free(port):
             return port
     raise MachineError("no free port was found", where=f"ports {default} to {default + _TRIES - 1}")
 
