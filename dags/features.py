@@ -18,7 +18,7 @@ known before *D*. Building a day again changes nothing.
 
 | started by | days built |
 |---|---|
-| the clock, at 00:15 UTC, once the day before has landed | that day, and those changed since |
+| the clock, at midnight UTC | the day that begins, and those that late events have changed |
 | a finished import | every day of the data set, up to today |
 | hand, with `from` and `to` | these, in one Spark job |
 | a backfill | each of its days; past days are for training and go to no online store |
@@ -32,7 +32,7 @@ with DAG(
     doc_md=DOC,
     schedule=AssetOrTimeSchedule(
         timetable=CronTriggerTimetable(
-            "15 0 * * *",
+            "0 0 * * *",
             timezone="UTC",
             interval=timedelta(days=1),
             run_immediately=timedelta(0),  # otherwise a run starts at once when it is young

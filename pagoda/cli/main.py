@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serving.server:app", "Run the search service."),
     "search": ("pagoda.cli.search:app", "Ask the running search service."),
     "run": ("pagoda.cli.run:app", "Trigger the Airflow DAGs and follow them."),
+    "airflow": ("pagoda.cli.airflow:app", "Airflow's own command line, on this installation."),
     "check": ("jobs.checks.cli:app", "Parity, contracts, index: is what is served right?"),
     "demo": ("pagoda.cli.demo:app", "The whole road on real purchases."),
     "stages": ("pagoda.cli.stages:app", "The stages, what each reads and writes; draw the road."),

@@ -67,7 +67,7 @@ def test_the_assets_chain_the_dags_from_import_to_index(bag: dict[str, Any]) -> 
 
 def test_only_features_run_by_the_clock_daily_and_never_catch_up(bag: dict[str, Any]) -> None:
     assert {name: dag["cron"] for name, dag in bag["dags"].items() if dag["cron"]} == {
-        "features": "15 0 * * *"
+        "features": "0 0 * * *"
     }
     assert not any(dag["catchup"] for dag in bag["dags"].values())
 
