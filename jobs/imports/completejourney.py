@@ -35,6 +35,8 @@ from pagoda.schemas import EVENTS, IDS, ITEMS, SEARCHES, Table
 
 NAME = "completejourney"
 MAPPING_VERSION = 1  # raise it with every change of what is written
+# SHA-256 of the query file of all households (`--queries-to`), for others to compare theirs with.
+QUERIES_SHA256 = "ceab2a0fa1cfcc6ab19799ea200c3bddfe84b374ab621fd39fff338f33a8efc8"
 FIRST_DAY = date(2017, 1, 1)
 LAST_DAY = date(2018, 1, 1)
 VALIDATION_FROM = date(2017, 12, 18)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -284,7 +285,7 @@ class Files:
         )
 
     def _shown(self, file: Path) -> str:
-        return file.relative_to(self._home).as_posix()
+        return os.path.relpath(file, self._home)
 
 
 def _find_files(mapping: Mapping, path: Path) -> dict[str, list[Path]]:

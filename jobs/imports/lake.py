@@ -8,6 +8,7 @@ next run goes on with the tables that are missing.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table import Transaction
 
 from pagoda.errors import Conflict, InputError
 
@@ -57,13 +59,12 @@ def replace(
     Returns: rows written.
     Raises: Conflict if somebody else kept writing meanwhile; nothing was changed then.
     """
-    before = {source, *instead_of} & held(table).keys()
+    going = sorted({source, *instead_of})
     rows = 0
     try:
         with table.transaction() as transaction:
-            if "source" in table.schema().column_names:
-                for each in sorted(before):
-                    transaction.delete(f"source == '{each}'")
+            if "source" in table.schema().column_names and table.current_snapshot():
+                _delete(transaction, going)
             for batch in batches:
                 if batch.num_rows:
                     transaction.append(
@@ -71,7 +72,7 @@ def replace(
                     )
                     rows += batch.num_rows
             now = Held(fingerprint=fingerprint, shift_days=shift_days, rows=rows)
-            transaction.remove_properties(*(f"{PREFIX}{each}" for each in before - {source}))
+            transaction.remove_properties(*(f"{PREFIX}{each}" for each in instead_of))
             transaction.set_properties({f"{PREFIX}{source}": now.model_dump_json()})
     except (CommitFailedException, ValidationException) as error:
         raise Conflict(
@@ -80,6 +81,14 @@ def replace(
             next_step="Import again; finished tables are kept.",
         ) from error
     return rows
+
+
+def _delete(transaction: Transaction, sources: Iterable[str]) -> None:
+    """Whatever stands there, also if the property that tells of it was lost."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Delete operation did not match any records")
+        for each in sources:
+            transaction.delete(f"source == '{each}'")
 
 
 def new_ids(table: IcebergTable, ids: pa.Table) -> pa.Table:

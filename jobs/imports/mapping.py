@@ -213,7 +213,8 @@ def load(path: Path) -> Mapping:
 
 def files_of(table: TableMapping, folder: Path) -> list[Path]:
     """The files of one table, sorted, each once."""
-    return sorted({path for pattern in table.files for path in folder.glob(pattern)})
+    found = {path for pattern in table.files for path in folder.glob(pattern)}
+    return sorted(path for path in found if path.is_file())
 
 
 def is_parquet(table: TableMapping, path: Path) -> bool:
@@ -242,7 +243,7 @@ def _gaps(name: str, table: TableMapping) -> list[str]:
         problems.append(f"{name}: only items have attributes")
     if table.actions and name != "events":
         problems.append(f"{name}: only events have actions")
-    if name != "searches" and any(Path(pattern).is_absolute() for pattern in table.files):
+    if any(Path(pattern).is_absolute() for pattern in table.files):
         problems.append(f"{name}: file patterns are relative to the mapping file")
     return problems
 

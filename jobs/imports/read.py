@@ -12,6 +12,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -23,6 +24,7 @@ from pagoda.errors import InputError
 BATCH_ROWS = 100_000
 PLACE, RAW, PROBLEM = "_place", "_raw", "_problem"
 _FIELD_BYTES = 1 << 20
+_TEXTS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -59,25 +61,45 @@ def _parquet(
     first = 1
     try:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=rows, columns=list(wanted)):
-            frame = pl.from_arrow(batch)
+            data, problems = _decoded(pa.Table.from_batches([batch]))
+            frame = pl.from_arrow(data)
             assert isinstance(frame, pl.DataFrame)
             yield frame.with_columns(
                 pl.format("{}:row {}", pl.lit(shown_as), pl.int_range(pl.len()) + first).alias(
                     PLACE
                 ),
-                pl.struct(_printable(frame)).struct.json_encode().cast(pl.Binary).alias(RAW),
-                pl.lit(None, pl.String).alias(PROBLEM),
+                pl.struct(data.column_names).struct.json_encode().cast(pl.Binary).alias(RAW),
+                pl.Series(PROBLEM, problems, dtype=pl.String),
             )
             first += len(frame)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"cannot be read: {error}", where=f"{shown_as}:row {first}") from error
 
 
-def _printable(frame: pl.DataFrame) -> list[pl.Expr]:
-    return [
-        pl.col(name).bin.encode("hex") if kind == pl.Binary else pl.col(name)
-        for name, kind in frame.schema.items()
-    ]
+def _decoded(data: pa.Table) -> tuple[pa.Table, list[str | None]]:
+    """Texts checked to be UTF-8, and for each row what is not.
+
+    Nobody else checks: neither Arrow when it reads nor Polars when it takes over.
+    """
+    problems: list[str | None] = [None] * data.num_rows
+    for position, field in enumerate(data.schema):
+        if field.type not in _TEXTS:
+            continue
+        raw = data.column(position).cast(pa.large_binary())
+        try:
+            column = raw.cast(pa.large_string())
+        except pa.ArrowInvalid:
+            texts = [_decode(value) for value in raw.to_pylist()]
+            for row, (before, after) in enumerate(zip(raw.to_pylist(), texts, strict=True)):
+                if before is not None and after.encode() != before:
+                    problems[row] = f"not UTF-8: column {field.name}"
+            column = pa.chunked_array([pa.array(texts, pa.large_string())])
+        data = data.set_column(position, field.name, column)
+    return data, problems
+
+
+def _decode(value: bytes | None) -> Any:
+    return None if value is None else value.decode("utf-8", "backslashreplace")
 
 
 # CSV -------------------------------------------------------------------------------------------
@@ -234,10 +256,10 @@ def _reader(text: Iterator[str], table: TableMapping) -> Iterator[list[str]]:
 
 
 def _open(path: Path) -> _Lines:
-    with path.open("rb") as file:
-        if file.read(2) in _UTF16:
-            raise InputError("the file is UTF-16", where=str(path), expected="UTF-8")
     try:
+        with path.open("rb") as file:
+            if file.read(2) in _UTF16:
+                raise InputError("the file is UTF-16", where=str(path), expected="UTF-8")
         return _Lines(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"cannot be opened: {error}", where=str(path)) from error

@@ -26,7 +26,6 @@ _FLAGS = {
     **dict.fromkeys(("true", "t", "yes", "y", "1"), True),
     **dict.fromkeys(("false", "f", "no", "n", "0"), False),
 }
-_NEVER = pl.lit(value=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,6 @@ class _Source:
 
     text: pl.Expr
     dtype: pl.DataType
-    undecodable: pl.Expr
 
 
 def check(
@@ -125,16 +123,14 @@ def _fields(
     for field in (*FIELDS[name], *_attributes(table)):
         if field in table.constants:
             constant = pl.lit(str(table.constants[field]))
-            source = _Source(text=constant, dtype=pl.String(), undecodable=_NEVER)
+            source = _Source(text=constant, dtype=pl.String())
         elif field in given:
             source = _source(pl.col(given[field]), schema[given[field]], table.null)
         else:
             continue
         value, defects = _judge(_kind(name, field), source, table, limits, latest)
-        defects.append(_Defect(kind="is not UTF-8", bad=source.undecodable))
         if field in REQUIRED[name]:
-            empty = _is_blank(source.text) & ~source.undecodable
-            defects.append(_Defect(kind="is empty", bad=empty))
+            defects.append(_Defect(kind="is empty", bad=_is_blank(source.text)))
         yield field, value, defects
 
 
@@ -161,13 +157,9 @@ def _judge(
 
 def _source(column: pl.Expr, dtype: pl.DataType, null: tuple[str, ...]) -> _Source:
     if dtype.is_temporal():
-        return _Source(text=column, dtype=dtype, undecodable=_NEVER)
-    text = column.cast(pl.String, strict=False)
-    return _Source(
-        text=pl.when(~text.is_in(list(null))).then(text),
-        dtype=dtype,
-        undecodable=text.is_null() & column.is_not_null(),
-    )
+        return _Source(text=column, dtype=dtype)
+    text = column.cast(pl.String)
+    return _Source(text=pl.when(~text.is_in(list(null))).then(text), dtype=dtype)
 
 
 def _text(text: pl.Expr, limit: int) -> tuple[pl.Expr, list[_Defect]]:

@@ -21,12 +21,13 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from sqlalchemy.exc import OperationalError
 
 from jobs.imports import lake
 from jobs.imports.source import Problem, Source, weeks_to_now
 from pagoda import dataset
 from pagoda.console import people
-from pagoda.errors import Conflict, InputError, NothingToDo
+from pagoda.errors import Conflict, InputError, MachineError, NothingToDo
 from pagoda.lake import open_table
 from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED, SEARCHES, Table
 from pagoda.settings import Settings
@@ -96,9 +97,10 @@ def run_import(
     Raises:
         InputError: the source cannot be used, or another data set is in the lake.
         Conflict: another import is running.
+        MachineError: the lake cannot be written; finished tables are kept.
     """
     now = now or datetime.now(UTC)
-    with _only_one(settings), _progress() as progress:
+    with _writable(settings), _only_one(settings), _progress() as progress:
         tables = {table: open_table(settings, table) for table in TABLES}
         others = {name for table in tables.values() for name in lake.held(table)} - {source.name}
         if others and not replace and not dry_run:
@@ -246,6 +248,19 @@ def _only_one(settings: Settings) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _writable(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, OperationalError) as error:
+        raise MachineError(
+            f"the lake cannot be written: {getattr(error, 'orig', error)}",
+            where=str(settings.home),
+            next_step="See to disk space and permissions, then import again: finished tables are "
+            "kept.",
+        ) from error
 
 
 def _progress() -> Progress:

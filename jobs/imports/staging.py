@@ -195,13 +195,12 @@ def _occurrences(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
 def _duplicates(rows: pl.DataFrame, id_column: str) -> pl.DataFrame:
     """Of rows (in file order) that share ids, those that go, with `_reasons`."""
     values = [name for name in rows.columns if name not in _HIDDEN]
-    newest = (
-        pl.col("updated_at") == pl.col("updated_at").max().over(id_column)
-        if "updated_at" in values
-        else pl.lit(value=True)
-    )
+    newest = pl.lit(value=True)
+    if "updated_at" in values:  # a row without one is older than every row with one
+        updated = pl.col("updated_at").dt.epoch("ms").fill_null(-1)
+        newest = updated == updated.max().over(id_column)
     group = [id_column, "_newest"]
-    rows = rows.with_columns(newest.fill_null(value=True).alias("_newest")).with_columns(
+    rows = rows.with_columns(newest.alias("_newest")).with_columns(
         pl.struct(values).rank("dense").n_unique().over(group).alias("_versions"),
         pl.int_range(pl.len()).over(group).alias("_number"),
         pl.col(PLACE).first().over(group).alias("_first"),
