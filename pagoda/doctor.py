@@ -23,7 +23,7 @@ from packaging.utils import NormalizedName, canonicalize_name
 
 from pagoda import jars, java, servers
 from pagoda.errors import MachineError, SettingsError
-from pagoda.servers import ports
+from pagoda.servers import files, ports
 from pagoda.settings import PROJECT_ROOT, Settings, home_folder, load
 
 TESTED_PYTHON = ((3, 11), (3, 12))
@@ -224,19 +224,12 @@ def _locked(lock: Path) -> Iterator[tuple[NormalizedName, str]]:
 
 
 def _home(settings: Settings) -> Finding:
-    home = settings.home
     try:
-        probe = settings.run / f".doctor.{os.getpid()}"
-        probe.write_text("x")
-        probe.unlink()
-    except OSError as error:
-        return Finding(
-            name="PAGODA_HOME",
-            state="fail",
-            found=f"{error.filename or home}: {error.strerror}",
-            next_step="Make it writable, or set PAGODA_HOME to another folder.",
-        )
-    return Finding(name="PAGODA_HOME", state="ok", found=f"{home} is writable")
+        files.require_usable(settings)
+    except MachineError as error:
+        text = f"{error.where}: {error.what} ({error.found})"
+        return Finding(name="PAGODA_HOME", state="fail", found=text, next_step=error.next_step)
+    return Finding(name="PAGODA_HOME", state="ok", found=f"{settings.home} is writable")
 
 
 def _disk(settings: Settings) -> Finding:

@@ -188,5 +188,5 @@ SERVER = Server(
         ),
     ),
     grace_s=20,
-    start_within_s=240,
+    start_within_s=300,
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pagoda.errors import Conflict, DependencyDown, MachineError, PagodaError
-from pagoda.servers import leftovers, ports
+from pagoda.servers import files, leftovers, ports
 from pagoda.servers.catalogue import SERVERS, named, with_needs
 from pagoda.servers.program import NotYet, Ports, Server
 from pagoda.servers.supervisor import NAME as SUPERVISOR
@@ -22,7 +22,7 @@ from pagoda.settings import Settings
 Report = Callable[[str, str], None]
 _POLL_S = 0.2
 _LOCK_WITHIN_S = 300
-_TAIL_LINES = 15
+_TAIL_LINES = 10
 _STARTS = 3  # a process that was started so often without answering will not answer
 
 
@@ -84,6 +84,8 @@ def down(
                 _wait_until(lambda: not leftovers.of(settings.home, [SUPERVISOR]), within_s=20)
         wanted = [server.name for server in servers] + ([] if names else [SUPERVISOR])
         _end_leftovers(settings, wanted, report)
+        if not names:
+            supervisor.tidy()
 
 
 class _Start:
@@ -264,7 +266,7 @@ def _tiers(servers: list[Server]) -> list[list[Server]]:
 
 def _ended(server: Server, log: Path) -> MachineError:
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    tail = "\n".join(line[:300] for line in lines[-_TAIL_LINES:])
+    tail = "\n".join(line[:200] for line in lines[-_TAIL_LINES:])
     return MachineError(
         f"{server.name} ended instead of starting",
         where=str(log),
@@ -284,6 +286,7 @@ def _of_the_machine(error: OSError, server: Server, settings: Settings) -> Machi
 
 def _lock(settings: Settings) -> FileLock:
     """One `up` or `down` at a time."""
+    files.require_usable(settings)
     try:
         lock = FileLock(settings.run / "servers.lock", timeout=_LOCK_WITHIN_S)
         lock.acquire()
@@ -291,13 +294,6 @@ def _lock(settings: Settings) -> FileLock:
         raise Conflict(
             "another `pagoda up` or `down` is still at work", where=str(settings.run)
         ) from None
-    except OSError as error:
-        raise MachineError(
-            "PAGODA_HOME cannot be written to",
-            where=str(error.filename or settings.home),
-            found=error.strerror or str(error),
-            next_step="Make it writable, or set PAGODA_HOME to another folder.",
-        ) from error
     return lock
 
 

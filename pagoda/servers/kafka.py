@@ -13,6 +13,7 @@ from pagoda.servers import files
 from pagoda.servers.program import Port, Ports, Process, Server
 from pagoda.settings import Settings
 
+# Paths are relative to the data folder, where Kafka runs.
 # LogAppendTime: `ingested_at` is when the broker first had a record, whatever its sender says.
 _CONFIG = """\
 process.roles=broker,controller
@@ -22,7 +23,7 @@ listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs={logs}
+log.dirs=logs
 log.message.timestamp.type=LogAppendTime
 auto.create.topics.enable=false
 num.partitions={partitions}
@@ -52,25 +53,25 @@ logger.server.level=info
 
 def _prepare(settings: Settings, ports: Ports) -> tuple[Process, ...]:
     data = settings.data("kafka")
-    config = _CONFIG.format(**ports, logs=data / "logs", partitions=settings.kafka.partitions)
-    properties = files.write_secret(data / "server.properties", config)
-    log4j = files.write_secret(data / "log4j2.properties", _LOG4J)
+    config = _CONFIG.format(**ports, partitions=settings.kafka.partitions)
+    files.write_secret(data / "server.properties", config)
+    files.write_secret(data / "log4j2.properties", _LOG4J)
     command = (
         str(java.find().binary),
         "-Xms128m",
         "-Xmx512m",
         "-XX:+UseG1GC",
         "-Djava.awt.headless=true",
-        f"-Dlog4j2.configurationFile={log4j}",
+        "-Dlog4j2.configurationFile=log4j2.properties",
         "-cp",
         _class_path(settings),
     )
     if not (data / "logs" / "meta.properties").exists():
-        _format(command, properties)
+        _format(command, data)
     return (
         Process(
             name="kafka",
-            command=(*command, "kafka.Kafka", str(properties)),
+            command=(*command, "kafka.Kafka", "server.properties"),
             cwd=data,
             config=config,
         ),
@@ -84,20 +85,21 @@ def _class_path(settings: Settings) -> str:
     return f"{settings.jars}/kafka/*:{scala}"
 
 
-def _format(java_command: tuple[str, ...], properties: Path) -> None:
+def _format(java_command: tuple[str, ...], data: Path) -> None:
     """Give the empty log folder its cluster id, as KRaft wants it before the first start."""
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     done = subprocess.run(
         [
             *java_command, "kafka.tools.StorageTool", "format",
-            "--cluster-id", cluster, "--config", str(properties), "--ignore-formatted",
+            "--cluster-id", cluster, "--config", "server.properties", "--ignore-formatted",
         ],
+        cwd=data,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         raise MachineError(
             "Kafka's log folder could not be formatted",
-            where=str(properties.parent),
+            where=str(data),
             found=(done.stderr or done.stdout).strip()[-600:],
         )
 

@@ -19,11 +19,21 @@ from pagoda.settings import Settings
 
 _BORN_WITH = "Milvus"
 _TIMEOUT_S = 5
+_PARTS = (
+    "rootCoord",
+    "proxy",
+    "queryCoord",
+    "queryNode",
+    "indexCoord",
+    "indexNode",
+    "dataCoord",
+    "dataNode",
+)
 
 # Without a file of its own the embedded etcd takes 2379 and 2380: one Milvus a machine.
 _ETCD = """\
 name: default
-data-dir: {data}
+data-dir: data/etcd.data
 listen-client-urls: http://127.0.0.1:{etcd}
 advertise-client-urls: http://127.0.0.1:{etcd}
 listen-peer-urls: http://127.0.0.1:{etcd_peer}
@@ -37,6 +47,8 @@ _TUNED = {
     "common.gracefulStopTimeout": 5,
     "proxy.timeTickInterval": 20,
     "log.level": "warn",
+    # Otherwise it finds itself under the address that the network gave, until that changes.
+    **{f"{part}.ip": "127.0.0.1" for part in _PARTS},
 }
 
 
@@ -45,17 +57,19 @@ def _prepare(settings: Settings, ports: Ports) -> tuple[Process, ...]:
 
     folder = settings.data("milvus")
     milvus._initialize_data_files(str(folder))  # unpacks the binary once
+    (folder / "tmp").mkdir(exist_ok=True)
     config = _configure(folder, ports)
     return (
         Process(
             name="milvus",
-            command=(str(folder / "bin" / "milvus"), "run", "standalone"),
+            command=("bin/milvus", "run", "standalone"),
             cwd=folder,
             env={
                 "DEPLOY_MODE": "STANDALONE",
                 "METRICS_PORT": str(ports["metrics"]),
-                "MILVUS_RUN_DIR": str(folder / "run"),
-                "LD_LIBRARY_PATH": str(folder / "bin"),
+                "MILVUS_RUN_DIR": "run",
+                "LD_LIBRARY_PATH": "bin",
+                "TMPDIR": "tmp",
             },
             config=config,
         ),
@@ -63,7 +77,11 @@ def _prepare(settings: Settings, ports: Ports) -> tuple[Process, ...]:
 
 
 def _configure(folder: Path, ports: Ports) -> str:
-    """Write `configs/` and return what it says. Logs go to stdout: the supervisor rotates them."""
+    """Write `configs/` and return what it says.
+
+    Logs go to stdout, where the supervisor rotates them; paths are relative to the folder, where
+    Milvus runs.
+    """
     import milvus
 
     server = milvus.MilvusServerConfig(data_dir=str(folder))
@@ -74,14 +92,17 @@ def _configure(folder: Path, ports: Ports) -> str:
     server.set("etcd_log_level", "warn")
     server.set("etcd_log_path", "stdout")
     server.set("system_log_path", '""')
+    server.set("local_storage_dir", "data")
+    server.set("etcd_data_dir", "data/etcd.data")
+    server.set("rocksmq_data_dir", "data/rocksmq")
     server.extra_configs.update(_TUNED)
     server.write_config()
 
     configs = folder / "configs"
-    etcd = _ETCD.format(data=server.get("etcd_data_dir"), **ports)
+    etcd = _ETCD.format(**ports)
     (configs / "etcd.yaml").write_text(etcd)
     main = (configs / "milvus.yaml").read_text()
-    main = main.replace("\n  use:\n", f"\n  config:\n    path: {configs}/etcd.yaml\n  use:\n", 1)
+    main = main.replace("\n  use:\n", "\n  config:\n    path: configs/etcd.yaml\n  use:\n", 1)
     (configs / "milvus.yaml").write_text(main)
     (configs / "glog.conf").write_text("--logtostderr=true\n--minloglevel=1\n")
     return main + etcd
@@ -154,5 +175,5 @@ SERVER = Server(
         Port(name="etcd_peer", default=19540),
     ),
     grace_s=8,
-    start_within_s=180,
+    start_within_s=300,
 )

@@ -117,7 +117,9 @@ def _said_in_environment(part: str, field: str) -> bool:
 
 def _said_in_file(home: Path, part: str, field: str) -> bool:
     path = home / "settings.toml"
-    return path.exists() and field in tomllib.loads(path.read_text()).get(part, {})
+    with suppress(FileNotFoundError, tomllib.TOMLDecodeError):  # loading the settings reports it
+        return field in tomllib.loads(path.read_text()).get(part, {})
+    return False
 
 
 def _require_free(port: int, what: str) -> None:

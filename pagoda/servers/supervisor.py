@@ -128,6 +128,12 @@ class Supervisor:
         with suppress(OSError, Fault):
             self._rpc().shutdown()
 
+    def tidy(self) -> None:
+        """Remove the socket's folder where it lies outside of PAGODA_HOME."""
+        if self._socket.parent != self._settings.run:
+            with suppress(OSError):
+                self._socket.parent.rmdir()
+
     def define(self, server: Server, processes: Iterable[Process]) -> None:
         """Make a server known; if it was known and has changed, it is stopped first."""
         settings = self._settings
