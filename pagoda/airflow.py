@@ -25,12 +25,20 @@ _START_WITHIN_S = 60  # an asset starts its DAGs in about a second
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a DAG. States: queued, running, success, failed."""
+    """One run of a DAG.
+
+    Attributes:
+        state: queued, running, success or failed.
+        kind: manual, scheduled, asset_triggered or backfill.
+        conf: the parameters it was triggered with.
+    """
 
     dag: str
     run_id: str
     state: str
-    conf: Mapping[str, Any]
+    kind: str = ""
+    conf: Mapping[str, Any] = field(default_factory=dict)
+    created_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
 
@@ -175,7 +183,7 @@ class Airflow:
             return None
         events = _body(answer)["asset_events"]
         runs = [
-            Run(dag=created["dag_id"], run_id=created["run_id"], state="queued", conf={})
+            Run(dag=created["dag_id"], run_id=created["run_id"], state="queued")
             for event in events
             for created in event["created_dagruns"]
         ]
@@ -280,7 +288,9 @@ def _run(found: Mapping[str, Any]) -> Run:
         dag=found["dag_id"],
         run_id=found["dag_run_id"],
         state=found["state"],
+        kind=found["run_type"],
         conf=found["conf"] or {},
+        created_at=_time(found["run_after"]),
         started_at=_time(found["start_date"]),
         ended_at=_time(found["end_date"]),
     )

@@ -34,14 +34,14 @@ def _up(names: Names = None) -> None:
     Running it again changes nothing that runs. Addresses are written to
     $PAGODA_HOME/run/endpoints.toml: the defaults where they are free.
     """
-    with _Progress() as progress:
+    with Progress() as progress:
         servers.up(settings.load(), names or (), report=progress)
 
 
 @down.command()
 def _down(names: Names = None) -> None:
     """Stop the local servers, by force after a grace; no process is left. Data stay."""
-    with _Progress() as progress:
+    with Progress() as progress:
         servers.down(settings.load(), names or (), report=progress)
 
 
@@ -78,15 +78,15 @@ def _status(as_json: AsJson = False) -> None:
     emit_table([{"folder": name, "MB": size} for name, size in disk.items()], title="Disk")
 
 
-class _Progress:
-    """One line for what is done, a spinner for what is still waited for."""
+class Progress:
+    """Reports on servers: a line for what is done, a spinner for what is still waited for."""
 
     def __init__(self) -> None:
         self._spinner = people.status("")
         self._waiting: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         logging.getLogger("kafka").setLevel(logging.ERROR)  # it complains of a busy machine
         self._spinner.start()
         return self
@@ -95,6 +95,7 @@ class _Progress:
         self._spinner.stop()
 
     def __call__(self, server: str, text: str) -> None:
+        """Show what happens to a server."""
         with self._lock:
             if text.startswith(("ready", "stopped", "left out", "external", "ending")):
                 self._waiting.pop(server, None)

@@ -1,0 +1,210 @@
+"""Show that a click moves a search: ask, click through Kafka, wait for the sequence, ask again.
+
+Every step is what a shop's own programs do: HTTP to the search service, one message to Kafka.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import httpx
+from kafka.errors import KafkaError
+
+from pagoda.errors import CheckFailed, DependencyDown, NothingToDo
+from pagoda.messages import Event, encode, record_key
+from pagoda.publisher import open_producer
+from pagoda.settings import Settings
+
+_K = 10
+_CLICKED_RANK = 8  # far enough down for a move to show
+_NEWEST = 3
+_VISIBLE_WITHIN_S = 30
+_POLL_S = 0.05
+_TIMEOUT_S = 30
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a click moved.
+
+    Attributes:
+        clicked: the item, as the search before had it.
+        visible_ms: from sending the click until serving read it back.
+        known_before, known_after: `GET /user/{id}/sequences`.
+        before, after: `POST /search` of the same query.
+    """
+
+    user_id: str
+    query: str
+    clicked: Json
+    visible_ms: int
+    known_before: Json
+    known_after: Json
+    before: Json
+    after: Json
+
+    def ranks(self) -> list[Json]:
+        """The items of both answers, in the order of the later: rank before, rank after, title."""
+        before, after = _ranks(self.before), _ranks(self.after)
+        found = (*self.before["results"], *self.after["results"])
+        titles = {item["item_id"]: item["title"] for item in found}
+        order = sorted(titles, key=lambda item: (after.get(item, _K + 1), before.get(item, 0)))
+        return [
+            {
+                "before": before.get(item),
+                "after": after.get(item),
+                "item": item,
+                "title": titles[item],
+                "": "clicked" if item == self.clicked["item_id"] else "",
+            }
+            for item in order
+        ]
+
+    def sequences(self) -> list[Json]:
+        """Each sequence with its length and newest entries, before and after."""
+        before, after = _parts(self.known_before), _parts(self.known_after)
+        return [
+            {
+                "sequence": name,
+                "before": len(before[name]),
+                "after": len(after[name]),
+                "newest before": _newest(before[name]),
+                "newest after": _newest(after[name]),
+            }
+            for name in before
+        ]
+
+
+def show(settings: Settings) -> Shown:
+    """Click for the most active user, on a result of one of their own queries.
+
+    Raises: DependencyDown naming what does not answer, NothingToDo without a recent user,
+        CheckFailed if the click never shows.
+    """
+    address = f"http://{settings.serving.host}:{settings.serving.port}"
+    with httpx.Client(base_url=address, timeout=_TIMEOUT_S) as http:
+        user_id, query = _whose_what(http)
+        before = _search(http, user_id, query)
+        if not before["results"]:
+            raise NothingToDo("a search found nothing to click on", found=f"query {query!r}")
+        # The search itself joins the history: wait for it, so that only the click is new after.
+        known_before = _until(http, user_id, lambda known: _asked_since(known, query, before["at"]))
+        clicked = before["results"][min(_CLICKED_RANK, len(before["results"])) - 1]
+        sent_at = time.monotonic()
+        _click(settings, user_id, clicked["item_id"], before["search_id"])
+        known_after = _until(
+            http, user_id, lambda known: _clicked_since(known, clicked["item_id"], before["at"])
+        )
+        visible_ms = round((time.monotonic() - sent_at) * 1000)
+        after = _search(http, user_id, query)
+    return Shown(
+        user_id=user_id,
+        query=query,
+        clicked=clicked,
+        visible_ms=visible_ms,
+        known_before=known_before,
+        known_after=known_after,
+        before=before,
+        after=after,
+    )
+
+
+def _whose_what(http: httpx.Client) -> tuple[str, str]:
+    """The most active recent user, and their newest query."""
+    for user in _json(http.get, "/users/examples"):
+        known = _json(http.get, f"/user/{user['user_id']}/sequences")
+        if known["queries"]:
+            return user["user_id"], known["queries"][0]["query"]
+    raise NothingToDo(
+        "no user has both events and queries in the last days",
+        next_step="Import data again: its times are shifted to now.",
+    )
+
+
+def _search(http: httpx.Client, user_id: str, query: str) -> Json:
+    return dict(_json(http.post, "/search", json={"query": query, "user_id": user_id, "k": _K}))
+
+
+def _click(settings: Settings, user_id: str, item_id: str, search_id: str) -> None:
+    event = Event(
+        event_id=f"demo-{uuid.uuid4().hex}",
+        user_id=user_id,
+        item_id=item_id,
+        action="click",
+        ts=time.time_ns() // 1_000_000,
+        search_id=search_id,
+        position=_CLICKED_RANK - 1,
+    )
+    try:
+        producer = open_producer(settings)
+        try:
+            producer.send(
+                settings.kafka.events_topic, value=encode(event), key=record_key(event)
+            ).get(timeout=_TIMEOUT_S)
+        finally:
+            producer.close()
+    except KafkaError as error:
+        raise DependencyDown("kafka", str(error)) from error
+
+
+def _until(http: httpx.Client, user_id: str, seen: Callable[[Json], bool]) -> Json:
+    """Poll a user's sequences until they show what was sent."""
+    give_up_at = time.monotonic() + _VISIBLE_WITHIN_S
+    while time.monotonic() < give_up_at:
+        known: Json = _json(http.get, f"/user/{user_id}/sequences")
+        if seen(known):
+            return known
+        time.sleep(_POLL_S)
+    raise CheckFailed(
+        f"what was sent to Kafka did not reach the online store in {_VISIBLE_WITHIN_S} s",
+        where=f"user {user_id}",
+        next_step="See `pagoda status`: the server `sequences` writes it.",
+    )
+
+
+def _asked_since(known: Json, query: str, at: str) -> bool:
+    return any(each["query"] == query and _since(each, at) for each in known["queries"])
+
+
+def _clicked_since(known: Json, item_id: str, at: str) -> bool:
+    return any(each["item_id"] == item_id and _since(each, at) for each in known["real_time"])
+
+
+def _since(entry: Json, at: str) -> bool:
+    return datetime.fromisoformat(entry["at"]) >= datetime.fromisoformat(at)
+
+
+def _ranks(answer: Json) -> dict[str, int]:
+    return {item["item_id"]: rank for rank, item in enumerate(answer["results"], start=1)}
+
+
+def _parts(known: Json) -> dict[str, list[Json]]:
+    return {
+        "real-time": known["real_time"],
+        "short-term": known["short_term"],
+        **{f"long-term {action}": part for action, part in known["long_term"].items()},
+        "queries": known["queries"],
+    }
+
+
+def _newest(part: list[Json]) -> str:
+    names = [each.get("query") or each.get("title") or each.get("item_id") for each in part]
+    return "\n".join(str(name) for name in names[:_NEWEST])
+
+
+def _json(call: Callable[..., httpx.Response], path: str, **arguments: Any) -> Any:
+    try:
+        answer = call(path, **arguments)
+    except httpx.TransportError as error:
+        raise DependencyDown("serving", str(error)) from error
+    if answer.is_success:
+        return answer.json()
+    said = answer.json()
+    raise DependencyDown(said.get("dependency") or "serving", str(said.get("message")))
