@@ -74,12 +74,12 @@ class OnlineReader:
 
         Raises: DependencyDown("redis", ...); InputError if a row cannot be decoded.
         """
-        return self._valid(self._decode(key, self._fetch([key])[0]), now_ms)
+        return self.valid_at(self._decode(key, self._fetch([key])[0]), now_ms)
 
     def read_many(self, keys: Sequence[int], now_ms: int) -> list[dict[str, Row | None]]:
         """`read` for many entities in one round trip, in the order of `keys`."""
         return [
-            self._valid(self._decode(key, values), now_ms)
+            self.valid_at(self._decode(key, values), now_ms)
             for key, values in zip(keys, self._fetch(keys), strict=True)
         ]
 
@@ -88,6 +88,15 @@ class OnlineReader:
         return [
             self._decode(key, values) for key, values in zip(keys, self._fetch(keys), strict=True)
         ]
+
+    def valid_at(self, rows: dict[str, StampedRow | None], now_ms: int) -> dict[str, Row | None]:
+        """What `read` would give of these rows at that moment: TTL applied."""
+        return {
+            view.name: row.values
+            if (row := rows[view.name]) and _alive(view, row, now_ms)
+            else None
+            for view in self._views
+        }
 
     def ping(self) -> None:
         """Raises: DependencyDown if Redis does not answer."""
@@ -124,14 +133,6 @@ class OnlineReader:
                 ) from error
             at += width + 1
         return rows
-
-    def _valid(self, rows: dict[str, StampedRow | None], now_ms: int) -> dict[str, Row | None]:
-        return {
-            view.name: row.values
-            if (row := rows[view.name]) and _alive(view, row, now_ms)
-            else None
-            for view in self._views
-        }
 
 
 def connect(settings: Settings, *, retries: int = 1) -> redis.Redis:

@@ -20,11 +20,12 @@ from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import CheckFailed, InputError
 from pagoda.features import USER_INTRADAY, Service
 from pagoda.messages import Event, Search
-from pagoda.online import OnlineReader
 from pagoda.publisher import open_producer
 from pagoda.settings import Settings, load
 
-app = typer.Typer(no_args_is_help=True, help="Consume, land or replay events.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Consume, land or replay events."
+)
 app.command()(sequences.sequences)
 app.command()(landing.landing)
 
@@ -114,6 +115,8 @@ def _message(user: str, item: str | None, action: str, query: str | None) -> Eve
 
 def _wait_until_online(settings: Settings, message: Event | Search) -> None:
     """Raises: CheckFailed if the online store does not show the message in time."""
+    from pagoda.online import OnlineReader  # imports Feast: seconds
+
     reader = OnlineReader(
         settings, Service(name="sent", description="What was sent.", views=(USER_INTRADAY,))
     )

@@ -10,6 +10,7 @@ nothing else.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -22,10 +23,10 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from jobs.stream.merge import Arrivals
 from jobs.stream.readiness import ReadyFile
 from jobs.stream.rejects import RejectedRecord, RejectedSink
 from jobs.stream.source import SESSION_TIMEOUT_S, Record, Source
-from jobs.stream.state import Arrivals, OnlineState
 from pagoda import dataset, topics
 from pagoda.console import run
 from pagoda.errors import Conflict, DependencyDown, NothingToDo
@@ -37,6 +38,8 @@ from pagoda.windows import DAY_MS, WindowSpec
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+    from jobs.stream.state import OnlineState
 
 log = structlog.get_logger(__name__)
 _POLL_S = 0.2
@@ -275,6 +278,10 @@ def _open_until(
     stop: threading.Event, settings: Settings
 ) -> tuple[Source, OnlineState, RejectedSink] | None:
     """Everything the consumer needs, as soon as all servers answer; None if stopped before."""
+    # Feast imports torch where it finds it: 480 MB that a consumer of events has no use for.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    from jobs.stream.state import OnlineState
+
     waits = iter(_BACKOFF_S)
     while not stop.is_set():
         try:
@@ -293,6 +300,7 @@ def _open_until(
 def _applied_store(settings: Settings) -> FeatureStore:
     """The feature store, with the registry filled if nobody did it yet."""
     from feast.errors import FeatureViewNotFoundException
+
     from pagoda.store import apply, open_store
 
     store = open_store(settings, offline=False)
