@@ -12,7 +12,7 @@ import resource
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,8 +69,9 @@ def examine() -> list[Finding]:
     findings.append(home)
     if home.state != "fail":
         findings += [_disk(settings), _jars(settings), _secrets(settings)]
-        findings += _ports(settings)
-        findings += _servers(settings)
+        healths = servers.status(settings)
+        findings += _ports(settings, {health.name for health in healths if health.pids})
+        findings += _servers(healths)
     return findings
 
 
@@ -270,9 +271,8 @@ def _secrets(settings: Settings) -> Finding:
     )
 
 
-def _ports(settings: Settings) -> list[Finding]:
+def _ports(settings: Settings, running: set[str]) -> list[Finding]:
     """Ports that the user has chosen and somebody else holds."""
-    running = {health.name for health in servers.status(settings) if health.pids}
     taken = [
         (server, port, number)
         for server in servers.SERVERS
@@ -293,9 +293,9 @@ def _ports(settings: Settings) -> list[Finding]:
     ]
 
 
-def _servers(settings: Settings) -> list[Finding]:
+def _servers(healths: Iterable[servers.Health]) -> list[Finding]:
     findings = []
-    for health in servers.status(settings):
+    for health in healths:
         bad = health.state in ("failed", "orphaned", "not answering") or (
             health.state == "external" and not health.ready
         )

@@ -18,7 +18,7 @@ import pytest
 
 from pagoda import jars, servers
 from pagoda import spark as pagoda_spark
-from pagoda.settings import PROJECT_ROOT, Settings, load
+from pagoda.settings import Settings, home_folder, load
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -32,6 +32,7 @@ SMALL = {
     "PAGODA_STREAM__METRICS_PORT": "0",
 }
 NewHome = Callable[[], Settings]
+_FETCHED = load(home=home_folder())
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +80,15 @@ def milvus_server(settings: Settings) -> Settings:
     return servers.up(settings, ["milvus"])
 
 
+@pytest.fixture(scope="session")
+def airflow_server(settings: Settings) -> Settings:
+    """Settings with a running Airflow in them: all components, the DAGs of this checkout."""
+    binary = settings.airflow.environment / "bin" / "airflow"
+    if not binary.exists():
+        pytest.skip(f"no {binary}: `make setup` makes Airflow's environment")
+    return servers.up(settings, ["airflow"])
+
+
 @pytest.fixture(scope="session", name="servers")
 def all_servers(settings: Settings) -> Settings:
     """Settings with running Kafka, Redis and Milvus in them."""
@@ -90,9 +100,8 @@ class _Home:
 
     def __enter__(self) -> Settings:
         self._path = Path(tempfile.mkdtemp(prefix="pagoda-"))
-        fetched = load(home=PROJECT_ROOT / ".pagoda")
-        jars.fetch(fetched)
-        (self._path / "jars").symlink_to(fetched.jars)
+        jars.fetch(_FETCHED)
+        (self._path / "jars").symlink_to(_FETCHED.jars)
         self._settings = load(home=self._path)
         return self._settings
 

@@ -71,20 +71,21 @@ def _health(
     server: Server, settings: Settings, infos: list[dict[str, object]], processes: dict[int, str]
 ) -> Health:
     pids = tuple(sorted(pid for pid, name in processes.items() if name == server.name))
-    try:
-        answers(server, settings)
-    except Exception as error:
-        ready, detail = False, str(error) or type(error).__name__
-    else:
-        ready, detail = True, ""
-    state = _state(server, settings, infos, bool(pids), ready)
+    ready, detail = False, ""
+    if pids or not server.is_local(settings):
+        try:
+            answers(server, settings)
+        except Exception as error:
+            detail = str(error) or type(error).__name__
+        else:
+            ready = True
     address = server.address(settings)
     started = [int(str(info["start"])) for info in infos if info["pid"]]
     return Health(
         name=server.name,
-        state=state,
-        ready=ready and state != "stopped",
-        detail="" if state == "stopped" else detail,
+        state=_state(server, settings, infos, bool(pids), ready),
+        ready=ready,
+        detail=detail,
         address=f"{address[0]}:{address[1]}" if address else None,
         pids=pids,
         memory_mb=_memory_mb(pids),
