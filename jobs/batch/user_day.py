@@ -29,12 +29,13 @@ def build(history: DataFrame, *, days: Int64s, spec: WindowSpec) -> DataFrame:
 
     The history must reach back `recent_days + long_term_days` before the first day.
     """
-    return per_user(history, USER_DAY, partial(_of_user, days=days, spec=spec))
+    return per_user(history, USER_DAY, partial(of_user, days=days, spec=spec))
 
 
-def _of_user(
+def of_user(
     user_key: int, history: History, *, days: Int64s, spec: WindowSpec
 ) -> Iterator[pa.RecordBatch]:
+    """The rows of one user, all versions."""
     yield from day_versions(
         history,
         days,

@@ -33,37 +33,35 @@ _CHUNK_ROWS = 256
 
 def build(history: DataFrame, *, days: Int64s, spec: WindowSpec) -> DataFrame:
     """The rows of `days` (midnights, epoch milliseconds) from `history.read`'s events."""
-    return per_user(history, USER_INTRADAY, partial(_of_user, days=days, spec=spec))
+    return per_user(history, USER_INTRADAY, partial(of_user, days=days, spec=spec))
 
 
-def _of_user(
+def of_user(
     user_key: int, history: History, *, days: Int64s, spec: WindowSpec
 ) -> Iterator[pa.RecordBatch]:
+    """The rows of one user, all versions."""
     seen = history.where((history.role & (CLICK | QUERY)) != 0)
-    day = seen.ts - seen.ts % DAY_MS
-    rows = partial(_rows, user_key, spec=spec)
-    for each in np.intersect1d(day, days):
-        first, last = day.searchsorted([each, each + DAY_MS])
-        yield from _of_day(seen.where(slice(int(first), int(last))), rows)
-
-
-def _of_day(history: History, rows: partial[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    times, first = np.unique(history.ts, return_index=True)
-    stops = np.append(first[1:], len(history))
-    first_known = np.minimum.reduceat(history.ingested, first)
-    all_known = np.maximum.accumulate(history.ingested)[stops - 1]
-    in_order = all_known <= first_known
-    plain = times[in_order]
+    if not len(seen):
+        return
+    times, first = np.unique(seen.ts, return_index=True)
+    stops = np.append(first[1:], len(seen))
+    first_known = np.minimum.reduceat(seen.ingested, first)
+    # Where nothing before came in later, the first version is the only one.
+    all_known = np.maximum.accumulate(seen.ingested)[stops - 1]
+    wanted = np.isin(_midnight(times), days)
+    plain = times[wanted & (all_known <= first_known)]
     for begin in range(0, len(plain), _CHUNK_ROWS):
-        yield rows(history, plain[begin : begin + _CHUNK_ROWS])
-    for number in np.flatnonzero(~in_order):
-        known = history.ingested[: stops[number]]
-        for moment in np.unique(known[known >= first_known[number]]).tolist():
-            version = rows(history.known_by(moment), times[number : number + 1])
-            yield changed_at(moment, version)
+        yield _rows(user_key, seen, plain[begin : begin + _CHUNK_ROWS], spec)
+    for number in np.flatnonzero(wanted & (all_known > first_known)):
+        time = times[number : number + 1]
+        begin = int(seen.ts.searchsorted(_midnight(time))[0])
+        so_far = seen.where(slice(begin, int(stops[number])))
+        moments = np.unique(so_far.ingested[so_far.ingested >= first_known[number]])
+        for moment in moments.tolist():
+            yield changed_at(moment, _rows(user_key, so_far.known_by(moment), time, spec))
 
 
-def _rows(user_key: int, history: History, times: Int64s, *, spec: WindowSpec) -> pa.RecordBatch:
+def _rows(user_key: int, history: History, times: Int64s, spec: WindowSpec) -> pa.RecordBatch:
     clicks = _newest(history, CLICK, times, spec.clicks)
     queries = _newest(history, QUERY, times, spec.queries)
     created = np.maximum(
@@ -75,6 +73,12 @@ def _rows(user_key: int, history: History, times: Int64s, *, spec: WindowSpec) -
 
 def _newest(history: History, role: int, times: Int64s, limit: int) -> Ragged:
     positions = history.positions(role)
-    stops = history.ts[positions].searchsorted(times, side="right")
-    taken = Ragged.of_ranges(np.maximum(stops - limit, 0), stops)
+    ts = history.ts[positions]
+    stops = ts.searchsorted(times, side="right")
+    starts = np.maximum(ts.searchsorted(_midnight(times)), stops - limit)
+    taken = Ragged.of_ranges(starts, stops)
     return Ragged(index=positions[taken.index], lengths=taken.lengths)
+
+
+def _midnight(times: Int64s) -> Int64s:
+    return times - times % DAY_MS

@@ -1,0 +1,144 @@
+"""Law 3 without Spark: the rows of one user, read as Feast reads them, against a naive replay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.batch import user_day, user_intraday, user_stats
+from jobs.batch.history import History
+from pagoda.features import USER_DAY, candidates_of
+from pagoda.windows import WindowSpec, cut
+from tests.features.histories import DAY, arrivals, days, history_of, midnights, times_of_day
+from tests.features.test_windows import SMALL, as_lists, defined
+from tests.oracles import features as oracle
+from tests.oracles.features import Arrival
+from tests.oracles.windows import Happening
+
+BUILT_DAYS = 7  # from five days before the day in question to one after
+
+
+@given(data=st.data(), day=days, time=times_of_day)
+def test_a_training_row_equals_a_naive_replay_of_what_was_known(
+    data: st.DataObject, day: int, time: int
+) -> None:
+    arrived = data.draw(arrivals(day, back=9))
+    at_ms = moment(data, arrived, day, time)
+    day_rows, intraday_rows = rows_of(arrived, day, SMALL)
+    known = candidates_of(as_of(day_rows, at_ms)).union(candidates_of(as_of(intraday_rows, at_ms)))
+    expected = [each.happening for each in oracle.known(arrived, at_ms=at_ms)]
+    assert as_lists(cut(known, at_ms=at_ms, spec=SMALL)) == defined(expected, at_ms, SMALL)
+
+
+@given(data=st.data(), day=days)
+def test_no_two_versions_of_a_row_share_their_created_time(data: st.DataObject, day: int) -> None:
+    arrived = data.draw(arrivals(day, back=9))
+    for rows in rows_of(arrived, day, SMALL):
+        versions = [(row["event_timestamp"], row["created"]) for row in rows]
+        assert len(set(versions)) == len(versions)
+
+
+@given(data=st.data(), day=days)
+def test_the_order_of_arrival_leaves_no_trace(data: st.DataObject, day: int) -> None:
+    arrived = data.draw(arrivals(day, back=9))
+    shuffled = data.draw(st.permutations(arrived))
+    assert rows_of(shuffled, day, SMALL) == rows_of(arrived, day, SMALL)
+
+
+@given(data=st.data(), day=days, time=times_of_day)
+def test_statistics_equal_a_naive_count_of_what_was_known(
+    data: st.DataObject, day: int, time: int
+) -> None:
+    arrived = data.draw(arrivals(day, back=34))
+    at_ms = moment(data, arrived, day, time)
+    rows = [
+        row
+        for batch in of_history(arrived, lambda h: user_stats.of_user(1, h, days=built(day)))
+        for row in batch.to_pylist()
+    ]
+    today = [row for row in rows if row["day"].toordinal() == oracle.day_number(at_ms)]
+    expected = oracle.user_stats(arrived, at_ms=at_ms, click_actions=("click",), prices={})
+    found = as_of(today, at_ms + 1)  # the row of a day holds from its midnight on, inclusive
+    assert {name: found[name] for name in expected} == expected if expected else not found
+
+
+def test_a_late_click_makes_a_second_version_of_each_later_row_it_changes() -> None:
+    day = 1_709_251_200_000  # 2024-03-01
+    on_time = Arrival(
+        user="u",
+        ingested=day - 2 * DAY,
+        happening=Happening(ts=day - 2 * DAY, key=1, what=5, action="click"),
+    )
+    late = Arrival(  # of the same day, known a day and a half later
+        user="u",
+        ingested=day - DAY // 2,
+        happening=Happening(ts=day - 2 * DAY + 60_000, key=2, what=6, action="click"),
+    )
+    history = history_of([late, on_time])
+    rows = [
+        (row["event_timestamp"].day, as_ms(row["created"]), row["click_events"])
+        for batch in user_day.of_user(1, history, days=midnights(day - DAY, 2), spec=SMALL)
+        for row in batch.to_pylist()
+    ]
+    assert sorted(rows) == [
+        (1, late.ingested, [1, 2]),  # on March 1st both were known: one version
+        (29, on_time.ingested, [1]),
+        (29, late.ingested, [1, 2]),
+    ]
+
+
+def moment(data: st.DataObject, arrived: list[Arrival], day: int, time: int) -> int:
+    """Any time of the day, or one at which something happens or comes in, give or take 1 ms."""
+    edges = [
+        edge + step
+        for each in arrived
+        for edge in (each.ingested, each.happening.ts)
+        for step in (0, 1)
+        if day <= edge + step < day + DAY
+    ]
+    return data.draw(st.sampled_from([day, day + time, *edges]))
+
+
+def rows_of(
+    arrived: list[Arrival], day: int, spec: WindowSpec
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of user_day and user_intraday, oldest first."""
+    tables = (
+        of_history(arrived, lambda h: user_day.of_user(1, h, days=built(day), spec=spec)),
+        of_history(arrived, lambda h: user_intraday.of_user(1, h, days=built(day), spec=spec)),
+    )
+    day_rows, intraday_rows = (
+        sorted(
+            (row for batch in batches for row in batch.to_pylist()),
+            key=lambda row: (row["event_timestamp"], row["created"]),
+        )
+        for batches in tables
+    )
+    return day_rows, intraday_rows
+
+
+def of_history(arrived: list[Arrival], rows: Any) -> list[Any]:
+    history: History | None = history_of(arrived) if arrived else None
+    return list(rows(history)) if history else []
+
+
+def built(day: int) -> Any:
+    return midnights(day - (BUILT_DAYS - 2) * DAY, BUILT_DAYS)
+
+
+def as_of(rows: list[dict[str, Any]], at_ms: int) -> dict[str, Any]:
+    """The row that Feast's join takes for a moment 1 ms before `at_ms`, {} if there is none."""
+    reader = at_ms - 1
+    valid = [
+        row
+        for row in rows
+        if reader - USER_DAY.ttl_days * DAY <= as_ms(row["event_timestamp"]) <= reader
+        and as_ms(row["created"]) <= reader
+    ]
+    return max(valid, key=lambda row: (row["event_timestamp"], row["created"]), default={})
+
+
+def as_ms(moment: Any) -> int:
+    return round(moment.timestamp() * 1000)
