@@ -39,7 +39,7 @@ from pagoda.text import Tokenizer
 from pagoda.windows import WindowSpec
 
 if TYPE_CHECKING:
-    from pagoda.models.towers import TwoTowers
+    from pagoda.models.base import TwoTowers
 
 MANIFEST = "bundle.json"
 WEIGHTS, TOKENIZER, ITEMS, VECTORS = FILES = (

@@ -38,7 +38,8 @@ class Examples:
     """U requests and their lines.
 
     Attributes:
-        behaviour: of the requests. texts: every query there is, tokenised.
+        behaviour: of the requests.
+        texts, text_list: every query there is, tokenised and as text.
         user_key_U, t_ms_U: whose request, and its moment.
         request_B, text_B, item_B: each line's request, query and taken item (its number in the
             catalogue, never 0), ascending by request.
@@ -46,6 +47,7 @@ class Examples:
 
     behaviour: Behaviour
     texts: Texts
+    text_list: list[str]
     user_key_U: npt.NDArray[np.int64]
     t_ms_U: npt.NDArray[np.int64]
     request_B: _INT32S
@@ -61,6 +63,11 @@ class Examples:
     def lines(self) -> int:
         """B."""
         return len(self.request_B)
+
+    @property
+    def queries(self) -> list[str]:
+        """Each line's query."""
+        return [self.text_list[number] for number in self.text_B]
 
     def lines_of(self, requests: npt.NDArray[np.integer]) -> tuple[Any, Any]:
         """(place of its request in `requests`, line) of every line of these requests."""
@@ -104,11 +111,24 @@ def batches(
 
     The last, smaller batch is left out: its chances of holding an item would be others.
     """
+    size = batch_size(examples, requests_per_batch)
     order = np.random.default_rng([seed, epoch]).permutation(examples.requests)
-    log_q = log_inclusion(examples, requests_per_batch)
-    for number in range(first, examples.requests // requests_per_batch):
-        chosen = order[number * requests_per_batch : (number + 1) * requests_per_batch]
+    log_q = log_inclusion(examples, size)
+    for number in range(first, steps_per_epoch(examples, requests_per_batch)):
+        chosen = order[number * size : (number + 1) * size]
         yield _batch(examples, catalogue, np.sort(chosen), log_q, number)
+
+
+def batch_size(examples: Examples, requests_per_batch: int) -> int:
+    """Requests in a batch: as many as wanted, or all there are. Raises: ValueError for none."""
+    if not examples.requests:
+        raise ValueError("there are no requests to batch")
+    return min(requests_per_batch, examples.requests)
+
+
+def steps_per_epoch(examples: Examples, requests_per_batch: int) -> int:
+    """Whole batches in an epoch."""
+    return examples.requests // batch_size(examples, requests_per_batch)
 
 
 def log_inclusion(examples: Examples, requests_per_batch: int) -> npt.NDArray[np.float32]:
@@ -121,7 +141,8 @@ def log_inclusion(examples: Examples, requests_per_batch: int) -> npt.NDArray[np
     share = min((requests_per_batch - 1) / max(examples.requests - 1, 1), 1 - 1e-9)
     with np.errstate(divide="ignore"):
         log_q = np.log(-np.expm1(count * np.log1p(-share)))
-    return log_q.astype(np.float32)
+    found: npt.NDArray[np.float32] = log_q.astype(np.float32)
+    return found
 
 
 def _batch(
@@ -188,6 +209,7 @@ def prepare(
     return Examples(
         behaviour=files.read(),
         texts=tokenizer.encode(numbers.texts),
+        text_list=numbers.texts,
         user_key_U=user_key_U,
         t_ms_U=t_ms_U,
         request_B=joined["request"].to_numpy().astype(np.int32),

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
-from pyiceberg.expressions import (
-    And,
-    BooleanExpression,
-    GreaterThanOrEqual,
-    In,
-    LessThan,
-)
 
 from pagoda import lake
 from pagoda.dataset import Dataset
+from pagoda.errors import InputError
 from pagoda.schemas import EVENTS, SEARCHES, Table
 from pagoda.settings import Settings
 
+Week = Literal["validation", "test"]
 LINE_COLUMNS = ("user_key", "t_ms", "query", "item_key")
 
 
@@ -39,9 +34,29 @@ class Span:
         """How many days."""
         return (self.end - self.first).days
 
-    def filter(self) -> BooleanExpression:
-        """Iceberg's row filter for `ts` in these days."""
-        return And(GreaterThanOrEqual("ts", _midnight(self.first)), LessThan("ts", _midnight(self.end)))
+    @property
+    def first_ms(self) -> int:
+        """Where the days begin, epoch milliseconds."""
+        return int(datetime.combine(self.first, datetime.min.time(), UTC).timestamp()) * 1000
+
+    def filter(self, column: str = "ts") -> str:
+        """Iceberg's row filter for a time in these days."""
+        return f"{column} >= '{_midnight(self.first)}' and {column} < '{_midnight(self.end)}'"
+
+
+def judged_span(dataset: Dataset, week: Week) -> Span:
+    """The days of a week that models are judged on; the test week ends with the data."""
+    if week == "test":
+        return Span(first=dataset.test_from, end=dataset.last_day + timedelta(days=1))
+    return Span(first=dataset.validation_from, end=dataset.test_from)
+
+
+def week_of(text: str) -> Week:
+    """The week of that name. Raises: InputError."""
+    match text:
+        case "test" | "validation":
+            return text
+    raise InputError(f"no week {text!r}", expected="test or validation")
 
 
 def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
@@ -51,13 +66,12 @@ def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
     An event may follow its search by up to a day.
     """
     searches = _read(settings, SEARCHES, span.filter(), "search_id", "user_key", "query", "ts")
+    taken_in = Span(first=span.first, end=span.end + timedelta(days=1))
+    actions = ", ".join(f"'{action}'" for action in dataset.positive_actions)
     events = _read(
         settings,
         EVENTS,
-        And(
-            Span(first=span.first, end=span.end + timedelta(days=1)).filter(),
-            In("action", dataset.positive_actions),
-        ),
+        f"{taken_in.filter()} and action in ({actions})",
         "search_id",
         "user_key",
         "item_key",
@@ -73,15 +87,12 @@ def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
 
 def events_before(settings: Settings, end: date) -> pl.DataFrame:
     """(user_key, item_key, t_ms) of every event before that day, each once."""
-    table = _read(
-        settings, EVENTS, LessThan("ts", _midnight(end)), "event_key", "user_key", "item_key", "ts"
-    )
+    before = f"ts < '{_midnight(end)}'"
+    table = _read(settings, EVENTS, before, "event_key", "user_key", "item_key", "ts")
     return table.unique(["event_key", "ts"]).select("user_key", "item_key", _t_ms())
 
 
-def _read(
-    settings: Settings, table: Table, row_filter: BooleanExpression, *columns: str
-) -> pl.DataFrame:
+def _read(settings: Settings, table: Table, row_filter: str, *columns: str) -> pl.DataFrame:
     scan = lake.open_table(settings, table).scan(row_filter=row_filter, selected_fields=columns)
     frame: Any = pl.from_arrow(scan.to_arrow())
     assert isinstance(frame, pl.DataFrame)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pagoda.models.base import TwoTowers
 from pagoda.models.behaviour import STATS_WIDTH
 from pagoda.models.inputs import ItemBatch, Padded, UserBatch
 from pagoda.models.parts import masked_mean, mlp
@@ -49,7 +50,7 @@ class AlphaDnnConfig:
         return AlphaDnn(self, sizes)
 
 
-class AlphaDnn(nn.Module):
+class AlphaDnn(TwoTowers):
     """Two towers; score = user · item."""
 
     def __init__(self, config: AlphaDnnConfig, sizes: Sizes) -> None:
@@ -106,4 +107,4 @@ class AlphaDnn(nn.Module):
 
 
 def _pooled(values: Tensor, sequence: Padded) -> Tensor:
-    return masked_mean(values[sequence.at_UT], sequence.mask_UT)
+    return masked_mean(functional.embedding(sequence.at_UT, values), sequence.mask_UT)

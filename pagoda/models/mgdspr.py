@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import Bags, Blocks, ItemBatch, Padded, UserBatch
 from pagoda.models.parts import (
     ClsFusion,
@@ -71,7 +72,7 @@ class MgdsprConfig:
         return Mgdspr(self, sizes)
 
 
-class Mgdspr(nn.Module):
+class Mgdspr(TwoTowers):
     """Two towers; score = user · item, nothing is normalised."""
 
     def __init__(self, config: MgdsprConfig, sizes: Sizes) -> None:
@@ -114,7 +115,7 @@ class Mgdspr(nn.Module):
         blocks = batch.blocks
         L, Q, D = blocks.line_CL.shape[1], q_mgs_BQD.shape[1], q_mgs_BQD.shape[2]
         # A block's lines stand side by side as the queries of one attention, E = L · Q.
-        q_mgs_CED = q_mgs_BQD[blocks.line_CL].view(-1, L * Q, D)
+        q_mgs_CED = q_mgs_BQD.index_select(0, blocks.line_CL.flatten()).view(-1, L * Q, D)
         hidden_CED = [
             self._attend_sequence(q_mgs_CED, self.real_time, e_MD, batch.real_time, blocks),
             self._attend_sequence(q_mgs_CED, self.short_term, e_MD, batch.short_term, blocks),
@@ -134,7 +135,7 @@ class Mgdspr(nn.Module):
         if not len(block_F):
             return h_CED
         at_GT, mask_GT = sequence.at_UT[filled_U], sequence.mask_UT[filled_U]
-        encoded_GTD = encoder(e_MD[at_GT], mask_GT)
+        encoded_GTD = encoder(functional.embedding(at_GT, e_MD), mask_GT)
         request_F = (filled_U.cumsum(0) - 1)[blocks.request_C[block_F]]
         h_FED = attend(
             q_mgs_CED.index_select(0, block_F),
@@ -225,7 +226,7 @@ class QueryUnits(nn.Module):
         x_YD = _bag(tables.word, batch.past_words_YN)
         return attend(
             seg_B1D,
-            x_YD[batch.queries.at_UT.index_select(0, batch.request_B)],
+            functional.embedding(batch.queries.at_UT.index_select(0, batch.request_B), x_YD),
             batch.queries.mask_UT.index_select(0, batch.request_B),
             zero_vector=False,
         )

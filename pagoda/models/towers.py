@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from pagoda.models.alpha_dnn import AlphaDnnConfig
-from pagoda.models.inputs import ItemBatch, UserBatch
+from pagoda.models.base import TwoTowers
 from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.models.tables import Sizes
 
@@ -20,19 +19,6 @@ if TYPE_CHECKING:
 
 Config = MgdsprConfig | AlphaDnnConfig
 KINDS: dict[str, type[Config]] = {"mgdspr": MgdsprConfig, "alpha_dnn": AlphaDnnConfig}
-
-
-class TwoTowers(Protocol):
-    """What every model is: two towers over one width, and a module of torch."""
-
-    def encode_user(self, batch: UserBatch) -> Tensor:
-        """User vectors, [B, D]."""
-
-    def encode_item(self, items: ItemBatch) -> Tensor:
-        """Item vectors, [M, D]."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The weights by name."""
 
 
 def kind_of(config: Config) -> str:

@@ -1,0 +1,123 @@
+"""What a training reads from the lake, and the fingerprint of all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+
+import polars as pl
+import pyarrow as pa
+
+from pagoda import features, lake
+from pagoda.bundle import as_json
+from pagoda.dataset import Dataset
+from pagoda.errors import NothingToDo
+from pagoda.models.catalogue import FIELDS
+from pagoda.schemas import EVENTS, ITEMS, SEARCHES
+from pagoda.settings import Settings
+from pagoda.text import Tokenizer
+from training import rows
+from training.lines import Span, Week, judged_span, lines
+from training.recipes import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which days a training reads.
+
+    Attributes:
+        train: days whose lines are fitted. judged: the week that is evaluated, after them.
+    """
+
+    recipe: Recipe
+    week: Week
+    train: Span
+    judged: Span
+
+    @property
+    def whole(self) -> Span:
+        """Both: the days whose features must have been built."""
+        return Span(first=self.train.first, end=self.judged.end)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """Lines, items and what they are a reading of.
+
+    Attributes:
+        snapshots: Iceberg snapshot id of every table read.
+        fingerprint: of the recipe and of the content, not of the snapshots: a table that was
+            written again with the same rows changes nothing.
+    """
+
+    train_lines: pl.DataFrame
+    judged_lines: pl.DataFrame
+    items: pa.Table
+    snapshots: dict[str, int]
+    fingerprint: str
+
+    @property
+    def requests(self) -> pl.DataFrame:
+        """Distinct `user_key`, `t_ms` of all lines, by time."""
+        both = pl.concat([self.train_lines, self.judged_lines]).select("user_key", "t_ms")
+        return both.unique().sort("t_ms", "user_key")
+
+    def tokenizer(self, recipe: Recipe) -> Tokenizer:
+        """A tokenizer of the training lines' queries and all titles."""
+        titles = [title for title in self.items["title"].to_pylist() if title]
+        return Tokenizer.fit(
+            [*self.train_lines["query"].to_list(), *titles],
+            min_count=recipe.tokenizer.min_count,
+            buckets=recipe.tokenizer.buckets,
+        )
+
+
+def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
+    """The recipe's days on this data set, from the first day there is."""
+    judged = judged_span(dataset, week)
+    first = max(judged.first - timedelta(days=recipe.train_days), dataset.first_day)
+    return Plan(recipe=recipe, week=week, train=Span(first=first, end=judged.first), judged=judged)
+
+
+def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
+    """Read them. Raises: NothingToDo without lines; InputError if features were not built."""
+    service = features.service(chosen.recipe.service)
+    tables = (ITEMS, EVENTS, SEARCHES, *(view.table for view in service.views))
+    snapshots = {
+        table.name: lake.open_table(settings, table).current_snapshot() for table in tables
+    }
+    items = lake.open_table(settings, ITEMS).scan(selected_fields=tuple(FIELDS.names)).to_arrow()
+    train_lines = _some(settings, dataset, chosen.train)
+    judged_lines = _some(settings, dataset, chosen.judged)
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (
+        json.dumps(as_json(chosen.recipe), sort_keys=True),
+        chosen.week,
+        dataset.fingerprint,
+        service.schema_hash,
+        rows.content(settings, service, chosen.whole),
+        train_lines.write_csv(),
+        judged_lines.write_csv(),
+        pl.DataFrame(items).sort("item_key").write_csv(),
+    ):
+        digest.update(f"{part}\0".encode())
+    return Inputs(
+        train_lines=train_lines,
+        judged_lines=judged_lines,
+        items=items,
+        snapshots={name: each.snapshot_id for name, each in snapshots.items() if each},
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _some(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
+    found = lines(settings, dataset, span)
+    if found.is_empty():
+        raise NothingToDo(
+            "no searches that led to an item",
+            where=f"lake, {span.first} to {span.end - timedelta(days=1)}",
+            next_step="Import a data set, or check test_from in dataset.json.",
+        )
+    return found

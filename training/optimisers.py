@@ -1,0 +1,62 @@
+"""AdaGrad as MGDSPR needs it: sparse rows for embeddings, a lower rate for dense layers.
+
+Embeddings want a rate of 0.1 and an accumulator that starts at 0, so that a rare row's first step
+is a full one; the same rate on dense layers makes MGDSPR diverge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdagradConfig:
+    """Rates and the bound on the gradient's L2 norm."""
+
+    embedding_lr: float = 0.1
+    dense_lr: float = 0.01
+    initial_accumulator: float = 0.0
+    clip_norm: float = 3.0
+
+    def build(self, model: nn.Module) -> torch.optim.Adagrad:
+        """The optimiser; tables with sparse gradients form its first group."""
+        tables = [
+            each.weight
+            for each in model.modules()
+            if isinstance(each, nn.Embedding) and each.sparse
+        ]
+        known = {id(table) for table in tables}
+        dense = [each for each in model.parameters() if id(each) not in known]
+        groups = [
+            {"params": tables, "lr": self.embedding_lr},
+            {"params": dense, "lr": self.dense_lr},
+        ]
+        return torch.optim.Adagrad(
+            [group for group in groups if group["params"]],
+            initial_accumulator_value=self.initial_accumulator,
+        )
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> float:
+    """Scale all gradients so that their L2 norm is at most `max_norm`; returns it as it was.
+
+    torch's own refuses sparse gradients. Repeated rows are summed first: only then is a sparse
+    gradient's norm that of its values.
+    """
+    parts: list[Tensor] = []
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            parts.append(parameter.grad.values())
+        else:
+            parts.append(parameter.grad)
+    norm = float(torch.stack([part.norm() for part in parts]).norm())
+    if norm > max_norm:
+        for part in parts:
+            part.mul_(max_norm / norm)
+    return norm

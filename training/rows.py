@@ -1,0 +1,127 @@
+"""Feature rows of requests, from Feast's point-in-time join on Spark.
+
+The entity frame has one row per distinct (user_key, t): the join carries whole arrays once an
+entity row. Its event_timestamp is t - 1 ms, because Feast's join is inclusive and only events
+strictly before t may be seen, and rows count only if they were known by then
+(`filter_by_created_timestamp`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as arrow_dataset
+
+from pagoda import lake, spark, store
+from pagoda.errors import InputError
+from pagoda.features import Service
+from pagoda.settings import Settings
+from training.lines import Span
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+_ROWS_PER_BATCH = 2_000
+
+
+def fetch(settings: Settings, service: Service, requests: pl.DataFrame, folder: Path) -> Path:
+    """Write the feature rows of requests as Parquet into `folder`; those already there stay.
+
+    Args:
+        requests: distinct `user_key`, `t_ms`.
+    Raises: InputError if Feast returns another number of rows than it was asked for.
+    """
+    rows = folder / "rows"
+    if (rows / "_SUCCESS").exists() and _count(rows) == len(requests):
+        return rows
+    shutil.rmtree(rows, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    entities = folder / "requests.parquet"
+    requests.select(
+        "user_key",
+        event_timestamp=pl.from_epoch(pl.col("t_ms") - 1, "ms").dt.replace_time_zone("UTC"),
+    ).write_parquet(entities)
+    with spark.session(settings, "training rows") as session:
+        feature_store = store.open_store(settings)
+        joined: DataFrame = feature_store.get_historical_features(
+            entity_df=session.read.parquet(entities.as_uri()),
+            features=feature_store.get_feature_service(service.name),
+            full_feature_names=True,
+            filter_by_created_timestamp=True,
+        ).to_spark_df()
+        joined.write.parquet(rows.as_uri())
+    found = _count(rows)
+    if found != len(requests):
+        raise InputError(
+            "Feast returned another number of rows than it was asked for",
+            where=service.name,
+            expected=f"{len(requests)} rows, one a request",
+            found=f"{found}",
+            next_step="Look for duplicate (user, event_timestamp, created) rows in its tables.",
+        )
+    return rows
+
+
+def read(rows: Path, span: Span) -> Iterator[pa.RecordBatch]:
+    """The rows whose request lies in these days, in batches."""
+    at = arrow_dataset.field("event_timestamp")
+    first, end = (_midnight(day) - timedelta(milliseconds=1) for day in (span.first, span.end))
+    within = (at >= pa.scalar(first)) & (at < pa.scalar(end))
+    yield from arrow_dataset.dataset(rows).to_batches(
+        filter=within, batch_size=_ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1
+    )
+
+
+def content(settings: Settings, service: Service, span: Span) -> str:
+    """A digest of which feature rows there are for these days.
+
+    A row's `created` is the largest ingested_at inside it, so whatever changes a row changes this,
+    and building the same day again does not.
+
+    Raises: InputError if the features of some day were not built.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for view in service.views:
+        scan = lake.open_table(settings, view.table).scan(
+            row_filter=f"day >= '{span.first}' and day < '{span.end}'",
+            selected_fields=(view.entity, "event_timestamp", "created", "day"),
+        )
+        rows = pl.DataFrame(scan.to_arrow())
+        if view.online_writer == "materialise":
+            _all_days_built(view.name, span, set(rows["day"].to_list()))
+        keys = rows.select(pl.all().exclude("day")).sort(pl.all().exclude("day"))
+        for column in keys:
+            digest.update(np.ascontiguousarray(column.to_physical().to_numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _all_days_built(view: str, span: Span, built: set[date]) -> None:
+    missing = [
+        day
+        for day in (span.first + timedelta(days=n) for n in range(span.days))
+        if day not in built
+    ]
+    if missing:
+        raise InputError(
+            f"features of {len(missing)} days were not built",
+            where=view,
+            found=f"none of {missing[0]} to {missing[-1]}",
+            next_step=f"Run `pagoda features build --from {span.first} "
+            f"--to {span.end - timedelta(days=1)}`.",
+        )
+
+
+def _count(rows: Path) -> int:
+    return int(arrow_dataset.dataset(rows).count_rows())
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)

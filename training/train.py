@@ -1,0 +1,262 @@
+"""`pagoda train RECIPE`: rows from Feast, towers, evaluation, a bundle.
+
+The model is fitted on rows before the judged week and judged on it once: on the test week, or on
+the validation week where a choice is to be made. The same recipe on the same content gives the
+bundle that is already there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pagoda import bundle as bundles
+from pagoda import dataset as datasets
+from pagoda import features
+from pagoda import settings as settings_module
+from pagoda.bundle import Manifest, ModelSpec, as_json
+from pagoda.console import emit_json, emit_table, people, run
+from pagoda.errors import BundleRefused
+from pagoda.models.base import TwoTowers
+from pagoda.models.catalogue import Catalogue
+from pagoda.models.tables import Sizes
+from pagoda.models.towers import kind_of
+from pagoda.settings import Settings
+from training import evaluate, loop, rows
+from training.data import Examples, prepare
+from training.inputs import Plan, inputs_of, plan
+from training.lines import events_before, week_of
+from training.recipes import RECIPES, recipe
+
+app = typer.Typer(help="Train a recipe and write a bundle.")
+
+
+def train_recipe(settings: Settings, chosen: Plan, *, force: bool = False) -> tuple[Path, bool]:
+    """Train and write a bundle; (its folder, whether it was trained now).
+
+    Raises: NothingToDo without lines; InputError if features are missing.
+    """
+    # Said explicitly, or torch warns at every sparse gradient.
+    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
+    dataset = datasets.load(settings)
+    clock = Clock()
+    with clock.part("read the lake"):
+        inputs = inputs_of(settings, dataset, chosen)
+    found = None if force else _existing(settings, inputs.fingerprint)
+    if found:
+        return found, False
+    scratch = settings.scratch / f"train-{inputs.fingerprint}"
+    with clock.part("items and words"):
+        tokenizer = inputs.tokenizer(chosen.recipe)
+        catalogue = Catalogue.build(inputs.items, tokenizer)
+    with clock.part("features from Feast"):
+        service = features.service(chosen.recipe.service)
+        fetched = rows.fetch(settings, service, inputs.requests, scratch)
+    with clock.part("cut and encode"):
+        examples, judged = (
+            prepare(
+                rows.read(fetched, span),
+                some,
+                catalogue,
+                tokenizer,
+                spec=chosen.recipe.windows,
+                folder=scratch / part,
+            )
+            for part, span, some in (
+                ("train", chosen.train, inputs.train_lines),
+                ("judged", chosen.judged, inputs.judged_lines),
+            )
+        )
+    sizes = Sizes.of(catalogue, tokenizer)
+    torch.manual_seed(chosen.recipe.loop.seed)
+    model = chosen.recipe.model.build(sizes)
+    with clock.part("train"):
+        losses = _train(model, examples, catalogue, chosen, scratch)
+    with clock.part("encode items"):
+        vectors = evaluate.encode_items(model, catalogue)
+    with clock.part("evaluate"):
+        metrics = evaluate.judge(
+            evaluate.Trial(
+                examples=judged,
+                catalogue=catalogue,
+                history=events_before(settings, chosen.judged.end),
+                starts_ms=chosen.judged.first_ms,
+            ),
+            model,
+            vectors,
+            week=chosen.week,
+            name=chosen.recipe.name,
+        )
+    created_at = datetime.now(UTC)
+    manifest = Manifest(
+        name=f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}",
+        recipe=chosen.recipe.name,
+        recipe_config=dict(as_json(chosen.recipe)) | {"week": chosen.week},
+        fingerprint=inputs.fingerprint,
+        created_at=created_at,
+        model=ModelSpec(
+            kind=kind_of(chosen.recipe.model),
+            config=dict(as_json(chosen.recipe.model)),
+            sizes=dict(as_json(sizes)),
+        ),
+        width=chosen.recipe.model.width,
+        feature_service=chosen.recipe.service,
+        schema_hash=features.service(chosen.recipe.service).schema_hash,
+        windows=chosen.recipe.windows,
+        counts={
+            "train_lines": examples.lines,
+            "train_requests": examples.requests,
+            "judged_lines": judged.lines,
+            "judged_requests": judged.requests,
+            "items": len(catalogue),
+            "steps": len(losses),
+            "last_loss": losses[-1],
+            **{f"seconds: {part}": round(seconds, 1) for part, seconds in clock.seconds.items()},
+        },
+        snapshots=inputs.snapshots,
+        dataset=dataset.model_dump(mode="json"),
+        metrics=metrics,
+    )
+    path = bundles.save(
+        settings.bundles,
+        manifest,
+        model=model,
+        tokenizer=tokenizer,
+        catalogue=catalogue,
+        item_vectors=vectors,
+    )
+    shutil.rmtree(scratch)
+    return path, True
+
+
+class Clock:
+    """Says which part is at work, and how long each took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time one part."""
+        people.print(f"[dim]{name} …[/]")
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+def _existing(settings: Settings, fingerprint: str) -> Path | None:
+    """The newest whole bundle of that fingerprint."""
+    for path in sorted(settings.bundles.glob("*/"), reverse=True):
+        try:
+            if bundles.read_manifest(path).fingerprint == fingerprint:
+                return bundles.Bundle.load(path).path
+        except BundleRefused:
+            continue
+    return None
+
+
+def _train(
+    model: TwoTowers, examples: Examples, catalogue: Catalogue, chosen: Plan, scratch: Path
+) -> list[float]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} rows/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=people) as progress:
+        task = progress.add_task(chosen.recipe.name, total=None, loss=0.0, speed=0.0)
+        seen, started, smooth = 0, time.perf_counter(), None
+
+        def show(step: loop.Step) -> None:
+            nonlocal seen, smooth
+            seen += step.lines
+            smooth = step.loss if smooth is None else 0.98 * smooth + 0.02 * step.loss
+            progress.update(
+                task,
+                total=step.of,
+                completed=step.step,
+                loss=smooth,
+                speed=seen / (time.perf_counter() - started),
+            )
+
+        return loop.train(
+            model,
+            examples,
+            catalogue,
+            chosen.recipe.loop,
+            checkpoint=scratch / "checkpoint.safetensors",
+            on_step=show,
+        )
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even if this was trained already.")
+    ] = False,
+    week: Annotated[
+        str,
+        typer.Option(
+            help="Which week to judge on, training on what came before: test or validation."
+        ),
+    ] = "test",
+    show_plan: Annotated[
+        bool, typer.Option("--plan", help="Only show the days whose features are needed.")
+    ] = False,
+    as_json_: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+) -> None:
+    """Train a recipe and write a bundle."""
+    settings = settings_module.load()
+    chosen = plan(recipe(name), datasets.load(settings), week_of(week))
+    if show_plan:
+        planned = {
+            "recipe": name,
+            "features_from": str(chosen.whole.first),
+            "features_to": str(chosen.whole.end - timedelta(days=1)),
+            "judged_from": str(chosen.judged.first),
+            "feature_service": chosen.recipe.service,
+        }
+        if as_json_:
+            emit_json(planned)
+        else:
+            emit_table([planned])
+        return
+    path, fresh = train_recipe(settings, chosen, force=force)
+    manifest = bundles.read_manifest(path)
+    result: dict[str, Any] = {
+        "bundle": manifest.name,
+        "path": str(path),
+        "trained": fresh,
+        "metrics": [each.model_dump() for each in manifest.metrics],
+        "counts": manifest.counts,
+    }
+    if as_json_:
+        emit_json(result)
+        return
+    people.print(f"{'trained' if fresh else 'already trained:'} [bold]{manifest.name}[/]")
+    people.print(f"queries: {manifest.dataset['query_protocol']}")
+    emit_table(evaluate.as_table(manifest.metrics))
+
+
+if __name__ == "__main__":
+    run(app)
