@@ -7,7 +7,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param
 
 from project import SparkStage, Stage
-from wiring import DEFAULTS, FEATURES, IMPORTED, asked, first_day, last_day, skip_in_backfill
+from wiring import DEFAULTS, FEATURES, IMPORTED, MACROS, skip_in_backfill
 
 DOC = """
 ### features
@@ -19,7 +19,7 @@ known before *D*. Building a day again changes nothing.
 | started by | days built |
 |---|---|
 | the clock, at midnight UTC | the day that begins, and those that late events have changed |
-| a finished import | every day of the data set, up to today |
+| a finished import | from the first day that the recipe trains on up to today |
 | hand, with `from` and `to` | these, in one Spark job |
 | a backfill | each of its days; past days are for training and go to no online store |
 
@@ -44,7 +44,7 @@ with DAG(
     is_paused_upon_creation=False,
     default_args=DEFAULTS,
     tags=["pagoda", "features", "spark"],
-    user_defined_macros={"asked": asked, "first_day": first_day, "last_day": last_day},
+    user_defined_macros=MACROS,
     params={
         "from": Param(
             None,

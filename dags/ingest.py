@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, Param
 
 from project import Stage
-from wiring import DEFAULTS, IMPORTED, asked
+from wiring import DEFAULTS, IMPORTED, MACROS
 
 DOC = """
 ### ingest
@@ -27,7 +27,7 @@ with DAG(
     is_paused_upon_creation=False,
     default_args=DEFAULTS,
     tags=["pagoda", "data"],
-    user_defined_macros={"asked": asked},
+    user_defined_macros=MACROS,
     params={
         "dataset": Param(
             "completejourney",

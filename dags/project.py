@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,20 @@ class SparkStage(SparkSubmitOperator):
 def python() -> Path:
     """The project's Python: `PAGODA_PYTHON`, or that of `.venv` beside the DAGs."""
     return Path(os.environ.get("PAGODA_PYTHON") or ROOT / ".venv" / "bin" / "python")
+
+
+def answer_of(module: str, *arguments: str) -> Any:
+    """What a stage prints as JSON: for questions that only the project's environment can answer."""
+    done = subprocess.run(
+        [str(python()), "-m", module, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise AirflowFailException(f"{module}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
 
 
 def given(options: dict[str, str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, Param
 
 from project import Stage
-from wiring import BUNDLE, DEFAULTS, FEATURES, asked
+from wiring import BUNDLE, DEFAULTS, FEATURES, MACROS
 
 DOC = """
 ### train
@@ -25,7 +25,7 @@ with DAG(
     is_paused_upon_creation=False,
     default_args=DEFAULTS,
     tags=["pagoda", "model"],
-    user_defined_macros={"asked": asked},
+    user_defined_macros=MACROS,
     params={
         "recipe": Param(
             None,
@@ -39,7 +39,7 @@ with DAG(
     Stage(
         task_id="train",
         module="training.train",
-        arguments=["{{ asked('recipe') or 'demo' }}"],
+        arguments=["{{ recipe() }}"],
         options={"--force": "{{ params.force }}"},
         pool="spark",  # Feast's historical join is a Spark job of its own
         outlets=[BUNDLE],

@@ -2,8 +2,7 @@
 
     ingest ── imported ──► features ── features ──► train ── bundle ──► index ── index
 
-Nothing of Pagoda is imported when a DAG file is read: macros import what they need when a task
-runs.
+Nothing is computed when a DAG file is read: what depends on a run is a template macro.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from typing import Any
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowSkipException
 from jinja2 import pass_context
+
+from project import answer_of
 
 IMPORTED = Asset("imported", uri="pagoda://lake/events")
 FEATURES = Asset("features", uri="pagoda://online/features")
@@ -42,20 +43,24 @@ def asked(context: Any, name: str) -> Any:
 
 
 @pass_context
+def recipe(context: Any) -> str:
+    """The recipe that this road trains: a template macro."""
+    return asked(context, "recipe") or "demo"
+
+
+@pass_context
 def first_day(context: Any) -> str | None:
     """The first UTC day that a features run builds: a template macro.
 
-    Asked for; else the day itself in a backfill, and all of the data set after an import. None:
-    the job finds the oldest day that anything new has changed.
+    Asked for; else the day itself in a backfill, and after an import the first that the recipe
+    trains on. None: the job finds the oldest day that anything new has changed.
     """
     if asked_for := context["params"]["from"] or context["params"]["to"]:
         return asked_for
     if context["dag_run"].run_type == "backfill":
         return last_day(context)
     if context.get("triggering_asset_events"):
-        from pagoda import dataset, settings
-
-        return dataset.load(settings.load()).first_day.isoformat()
+        return answer_of("training.train", recipe(context), "--plan", "--json")["features_from"]
     return None
 
 
@@ -74,3 +79,6 @@ def skip_in_backfill(context: Any) -> None:
     """Past days of a backfill are for training: they move neither online rows nor the model."""
     if context["dag_run"].run_type == "backfill":
         raise AirflowSkipException("a backfill's day is for training, not for the online store")
+
+
+MACROS = {"asked": asked, "recipe": recipe, "first_day": first_day, "last_day": last_day}

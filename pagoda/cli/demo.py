@@ -99,11 +99,10 @@ def _examine() -> None:
 
 def _walk(airflow: Airflow, settings: Settings, asked: Json, *, rebuild: bool) -> None:
     """Run the DAGs whose output is missing, in order; each starts the next by its asset."""
-    first = (
-        airflow.trigger("ingest", asked) if rebuild else _first_missing(airflow, settings, asked)
-    )
-    if first is None:
-        first = _repair(airflow, settings, asked["recipe"])
+    if rebuild:
+        first: Run | None = airflow.trigger("ingest", asked)
+    else:
+        first = _first_missing(airflow, settings, asked) or _repair(airflow, settings, asked)
     if first is None:
         people.print("  everything is there already")
         return
@@ -123,11 +122,20 @@ def _first_missing(airflow: Airflow, settings: Settings, asked: Json) -> Run | N
         if dag == "ingest" and not dataset.path(settings).exists():
             newest = None
         if newest is None or newest.state == "failed":
-            return airflow.trigger(dag, _params(settings, dag, asked))
+            return _start(airflow, dag, asked)
         if not newest.finished:
             return newest
         after = newest
     return None
+
+
+def _start(airflow: Airflow, dag: str, asked: Json) -> Run:
+    """A run of `dag`; for features one of ingest, whose asset says which days they need."""
+    if dag == "train":
+        return airflow.trigger("train", {"recipe": asked["recipe"]})
+    if dag == "index":
+        return airflow.trigger("index", {})
+    return airflow.trigger("ingest", asked)
 
 
 def _imports(each: Run, asked: Json) -> bool:
@@ -142,24 +150,15 @@ def _follows(each: Run, before: Run) -> bool:
     return each.created_at >= before.started_at
 
 
-def _params(settings: Settings, dag: str, asked: Json) -> Json:
-    if dag == "ingest":
-        return asked
-    if dag == "features":
-        first_day = dataset.load(settings).first_day.isoformat()
-        return {"from": first_day, "recipe": asked["recipe"]}
-    return {"recipe": asked["recipe"]} if dag == "train" else {}
-
-
-def _repair(airflow: Airflow, settings: Settings, recipe: str) -> Run | None:
+def _repair(airflow: Airflow, settings: Settings, asked: Json) -> Run | None:
     """After a walked road: what brings the recipe's bundle live, should it not be."""
-    current = _current(settings)
+    recipe, current = asked["recipe"], _current(settings)
     if current is not None and current.recipe == recipe and _is_live(settings, current):
         return None
     of_recipe = [each.name for each in registry.bundles(settings) if each.recipe == recipe]
     if of_recipe:
         return airflow.trigger("index", {"bundle": of_recipe[-1]})
-    return airflow.trigger("train", {"recipe": recipe})
+    return airflow.trigger("ingest", asked)
 
 
 def _current(settings: Settings) -> Manifest | None:
