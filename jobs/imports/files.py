@@ -211,7 +211,7 @@ class Files:
         kinds = (
             rejected.explode(rows.REASONS)
             .group_by(
-                pl.col(rows.REASONS).str.replace(": .*", "").alias("kind"), maintain_order=True
+                pl.col(rows.REASONS).str.replace("(?s): .*", "").alias("kind"), maintain_order=True
             )
             .agg(pl.len(), pl.format("{}: {}", read.PLACE, rows.REASONS).first().alias("example"))
         )
@@ -293,12 +293,15 @@ def _find_files(mapping: Mapping, path: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     problems: list[str] = []
     for name, table in mapping.tables().items():
-        found[name] = mappings.files_of(table, path.parent)
+        try:
+            found[name] = mappings.files_of(table, path.parent)
+        except InputError as error:
+            problems.append(f"{name}: {error}")
+            continue
         if not found[name]:
             problems.append(f"{name}: no file matches {', '.join(table.files)}")
-        problems += [
-            problem for file in found[name] for problem in _file_problems(file, name, table)
-        ]
+        for file in found[name]:
+            problems += _file_problems(file, name, table)
     if problems:
         raise InputError(
             "the files do not fit the mapping; nothing was read",

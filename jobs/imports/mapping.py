@@ -25,9 +25,9 @@ from pydantic import (
 from pagoda.errors import InputError
 from pagoda.schemas import ACTIONS
 
-Kind = Literal["id", "text", "price", "count", "flag", "time", "action"]
+Kind = Literal["id", "text", "attribute", "price", "count", "flag", "time", "action"]
 
-# Target column: what it holds. The first ones of each table, up to `REQUIRED`, must be given.
+# Per table, the columns that can be mapped and what each holds.
 FIELDS: dict[str, dict[str, Kind]] = {
     "items": {
         "item_id": "id",
@@ -200,6 +200,8 @@ def load(path: Path) -> Mapping:
         return Mapping.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError("file not found", where=str(path), next_step=next_step) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error}", where=str(path)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not TOML: {error}", where=str(path), next_step=next_step) from None
     except ValidationError as error:
@@ -212,8 +214,11 @@ def load(path: Path) -> Mapping:
 
 
 def files_of(table: TableMapping, folder: Path) -> list[Path]:
-    """The files of one table, sorted, each once."""
-    found = {path for pattern in table.files for path in folder.glob(pattern)}
+    """The files of one table, sorted, each once. Raises: InputError if a pattern is none."""
+    try:
+        found = {path for pattern in table.files for path in folder.glob(pattern)}
+    except ValueError as error:
+        raise InputError(f"not a file pattern: {error}", found=", ".join(table.files)) from error
     return sorted(path for path in found if path.is_file())
 
 

@@ -23,7 +23,8 @@ from pagoda.errors import InputError
 
 BATCH_ROWS = 100_000
 PLACE, RAW, PROBLEM = "_place", "_raw", "_problem"
-_FIELD_BYTES = 1 << 20
+_BATCH_BYTES = 1 << 26
+_FIELD_CHARS = 1 << 20
 _TEXTS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -156,7 +157,7 @@ def _csv(
     batch = _Batch(wanted, [names.index(name) for name in wanted])
     for first, raw, fields, problem in _records(path, table, len(names), shown_as):
         batch.add(first, raw, fields, problem)
-        if len(batch.raws) == rows:
+        if len(batch.raws) == rows or batch.size > _BATCH_BYTES:
             yield batch.frame(shown_as)
             batch = _Batch(wanted, batch.positions)
     if batch.raws:
@@ -172,10 +173,12 @@ class _Batch:
         self._firsts: list[int] = []
         self.raws: list[bytes] = []
         self._problems: list[str | None] = []
+        self.size = 0
 
     def add(self, first: int, raw: bytes, fields: Sequence[str], problem: str | None) -> None:
         self._firsts.append(first)
         self.raws.append(raw)
+        self.size += len(raw)
         self._problems.append(problem)
         for column, position in zip(self._columns.values(), self.positions, strict=True):
             column.append(None if problem else fields[position])
@@ -245,7 +248,7 @@ def _defect(fields: list[str], raw: bytes, width: int) -> str | None:
 
 
 def _reader(text: Iterator[str], table: TableMapping) -> Iterator[list[str]]:
-    csv.field_size_limit(_FIELD_BYTES)
+    csv.field_size_limit(_FIELD_CHARS)
     return csv.reader(
         text,
         delimiter=table.delimiter,

@@ -151,7 +151,7 @@ def _judge(
             return _named(source.text, actions, "is unknown")
         case "id":
             return _text(source.text, limits.id_chars)
-        case "text":
+        case "text" | "attribute":
             return _text(source.text, limits.text_chars)
 
 
@@ -219,6 +219,7 @@ def _unfit(dtype: pl.DataType, kind: Kind, time: Time) -> str | None:
         "id": (whole_or_text, "text or whole numbers"),
         "action": (whole_or_text, "text or whole numbers"),
         "text": (whole_or_text or dtype == pl.Boolean, "text"),
+        "attribute": (text or dtype.is_numeric() or dtype == pl.Boolean, "text or numbers"),
         "flag": (whole_or_text or dtype == pl.Boolean, "yes or no"),
         "price": (text or dtype.is_numeric(), "numbers"),
         "count": (text or dtype.is_numeric(), "numbers"),
@@ -228,7 +229,7 @@ def _unfit(dtype: pl.DataType, kind: Kind, time: Time) -> str | None:
 
 
 def _kind(name: str, field: str) -> Kind:
-    return "text" if field.startswith(ATTRIBUTE) else FIELDS[name][field]
+    return "attribute" if field.startswith(ATTRIBUTE) else FIELDS[name][field]
 
 
 def _attributes(table: TableMapping) -> dict[str, str]:

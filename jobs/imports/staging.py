@@ -1,7 +1,7 @@
 """Accepted rows of one table on disk, before anything reaches the lake.
 
 A file is read once, in batches; only what must be known about all rows at once stays in memory:
-16 bytes a row (key, day, occurrence, whether it was dropped). The rows lie in Parquet parts,
+17 bytes a row (key, day, occurrence, whether it was dropped). The rows lie in Parquet parts,
 each sorted by time, so that days can be read back one after the other.
 """
 

@@ -184,9 +184,9 @@ def test_if_no_row_can_be_stored_the_import_is_refused_with_all_reasons(
 def test_parquet_attributes_constants_and_days_of_the_record(
     home: Settings, shop: Path, bring: Bring
 ) -> None:
-    pl.DataFrame({"sku": [1, 2], "fit": ["slim", None], "stock": [True, False]}).write_parquet(
-        shop / "items.parquet"
-    )
+    pl.DataFrame(
+        {"sku": [1, 2], "fit": ["slim", None], "kg": [1.5, None], "stock": [True, False]}
+    ).write_parquet(shop / "items.parquet")
     pl.DataFrame(
         {"user": [7, 7, 7], "sku": [1, 2, 2], "at": [date(2024, 3, d) for d in (1, 9, 9)]}
     ).write_parquet(shop / "events.parquet")
@@ -200,7 +200,7 @@ def test_parquet_attributes_constants_and_days_of_the_record(
         [items]
         files = ["items.parquet"]
         columns = { item_id = "sku", in_stock = "stock" }
-        attributes = { fit = "fit" }
+        attributes = { fit = "fit", weight = "kg" }
         [events]
         files = ["events.parquet"]
         columns = { user_id = "user", item_id = "sku", ts = "at" }
@@ -211,7 +211,7 @@ def test_parquet_attributes_constants_and_days_of_the_record(
     outcome = bring()
     items = stored(home, ITEMS).sort("item_id").select("item_id", "in_stock", "attributes")
     assert items.to_arrow().to_pylist() == [
-        {"item_id": "1", "in_stock": True, "attributes": [("fit", "slim")]},
+        {"item_id": "1", "in_stock": True, "attributes": [("fit", "slim"), ("weight", "1.5")]},
         {"item_id": "2", "in_stock": False, "attributes": []},
     ]
     events = stored(home, EVENTS).sort("ts")

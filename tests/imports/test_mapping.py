@@ -106,3 +106,10 @@ def test_all_files_are_compared_with_the_mapping_before_any_row_is_read(
         "/events.csv: the file is empty (expected a header line)",
         "searches: no file matches queries/*.csv",
     ]
+
+
+@pytest.mark.parametrize("pattern", ["", "**.csv"])
+def test_what_is_no_file_pattern_is_named(shop: Path, tmp_path: Path, pattern: str) -> None:
+    (shop / "shop.toml").write_text(MAPPING.replace("items.csv", pattern))
+    with pytest.raises(InputError, match="items: not a file pattern"):
+        Files(shop / "shop.toml", scratch=tmp_path)
