@@ -95,7 +95,12 @@ def expression(filters: Filters, clauses: Sequence[Clause] = ()) -> str:
 
 def literal(value: str) -> str:
     """A string as Milvus reads it. Raises: ValueError for what has no UTF-8 form."""
-    return json.dumps(_encodable(value), ensure_ascii=False)
+    return json.dumps(stored(_encodable(value)), ensure_ascii=False)
+
+
+def stored(value: str) -> str:
+    """A text as the index holds it: Milvus's Trie ends a text at its first NUL."""
+    return value.replace("\0", "\ufffd")
 
 
 def _any_of(field: str, values: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from pagoda.errors import DependencyDown
 from pagoda.filters import TEXT_FIELDS
 from pagoda.settings import Settings
 
-PREFIX = "items_"
+_PREFIX = "items_"
 VECTOR = "vector"
 _CONNECT_TIMEOUT_S = 5
 _ALIAS_NOT_FOUND = 1600
@@ -86,9 +86,9 @@ def reason(error: MilvusException | grpc.RpcError) -> str:
     return repr(error)
 
 
-def collections(client: MilvusClient) -> list[str]:
-    """Names of all item collections."""
-    return sorted(name for name in client.list_collections() if name.startswith(PREFIX))
+def collection_of(bundle: str) -> str:
+    """The name of a bundle's collection."""
+    return f"{_PREFIX}{bundle}"
 
 
 def describe(client: MilvusClient, name: str) -> Collection | None:

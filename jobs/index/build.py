@@ -28,7 +28,7 @@ from pagoda.ann import Searcher
 from pagoda.bundle import Bundle, Request
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import CheckFailed, Conflict
-from pagoda.index import Collection, aliased, collections, describe, fingerprint, milvus
+from pagoda.index import Collection, aliased, collection_of, describe, fingerprint, milvus
 from pagoda.index_report import IndexReport
 from pagoda.release import release
 from pagoda.settings import Settings
@@ -65,8 +65,9 @@ def build(
     """
     bundle = Bundle.load(registry.require(settings, name))
     with _alone(settings), milvus(settings) as client:
-        for draft in collection.drop_drafts(client):
-            log.info("interrupted_build_dropped", collection=draft)
+        for manifest in registry.bundles(settings):
+            if collection.drop_draft(client, manifest.collection):
+                log.info("interrupted_build_dropped", collection=manifest.collection)
         index = collection.choose_index(
             rows=bundle.items.num_rows, flat_max_items=settings.milvus.flat_max_items
         )
@@ -82,7 +83,7 @@ def build(
         report = _check(settings, candidate, bundle, progress)
         index_report.save(settings, report)
         if not report.passed:
-            collection.drop_drafts(client)
+            collection.drop_draft(client, bundle.collection)
             raise _failed(report)
         if candidate.name != bundle.collection:
             _rename(client, candidate.name, bundle.collection)
@@ -169,17 +170,20 @@ def _rename(client: MilvusClient, draft: str, name: str) -> None:
 
 
 def _drop_old(settings: Settings, client: MilvusClient) -> None:
-    """Keep the live collection and those one can go back to; drop the others.
+    """Keep the live collection and those one can go back to; drop this registry's others.
 
-    Milvus 2.3.5 drops an aliased collection without a word, so the alias is asked first.
+    Collections that this registry never knew are somebody else's. Milvus 2.3.5 drops a collection
+    together with its alias without a word, so the alias is asked first.
     """
     pointer = registry.pointer(settings)
-    kept = [pointer.current, *reversed(pointer.earlier)][: settings.milvus.keep_collections]
-    newest = registry.latest(settings)  # perhaps built with --no-promote, and waiting
-    names = {read.collection for read in registry.bundles(settings) if read.name in {*kept, newest}}
-    names.add(aliased(client, settings.milvus.alias) or "")
-    for name in collections(client):
-        if name not in names:
+    going_back = [pointer.current, *reversed(pointer.earlier)]
+    waiting = registry.latest(settings)  # perhaps built with --no-promote
+    kept = {waiting, *going_back[: settings.milvus.keep_collections]}
+    known = {manifest.name for manifest in registry.bundles(settings)}
+    known |= {move.bundle for move in pointer.history}
+    live = aliased(client, settings.milvus.alias)
+    for name in sorted(collection_of(bundle) for bundle in known - kept):
+        if name != live and client.has_collection(name):
             client.drop_collection(name)
             log.info("old_collection_dropped", collection=name)
 

@@ -3,8 +3,8 @@
     item_key | item_id | vector | brand … colour | price | in_stock
     int64 pk   text      [d]      text, "" = none  double  bool
 
-The collection grows under a draft name, which nobody searches; whoever builds next drops what an
-interrupted build left there.
+The collection grows under a draft name, which nobody searches; the next build drops what an
+interrupted one left there.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import pyarrow as pa
 from pymilvus import DataType, MilvusClient
 
 from pagoda.errors import CheckFailed, InputError
-from pagoda.filters import NO_PRICE, TEXT_FIELDS
-from pagoda.index import PREFIX, VECTOR, Collection, describe, description, fingerprint
+from pagoda.filters import NO_PRICE, TEXT_FIELDS, stored
+from pagoda.index import VECTOR, Collection, describe, description, fingerprint
 
 DRAFT_PREFIX = "draft_"
 _ROWS_PER_INSERT = 4_000  # 2 MB of vectors at d=128: well below gRPC's and the log's limits
@@ -55,12 +55,13 @@ def choose_index(*, rows: int, flat_max_items: int) -> IndexSpec:
     return IndexSpec(kind="IVF_SQ8", params={"nlist": nlist})
 
 
-def drop_drafts(client: MilvusClient) -> list[str]:
-    """Drop what interrupted builds left; their names."""
-    left = [name for name in client.list_collections() if name.startswith(DRAFT_PREFIX + PREFIX)]
-    for name in left:
-        client.drop_collection(name)
-    return left
+def drop_draft(client: MilvusClient, name: str) -> bool:
+    """Drop what an interrupted build of that collection left; whether there was anything."""
+    draft = DRAFT_PREFIX + name
+    if not client.has_collection(draft):
+        return False
+    client.drop_collection(draft)
+    return True
 
 
 def build_draft(
@@ -142,7 +143,7 @@ def _rows(items: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> Iterator[list
         rows: list[dict[str, Any]] = columns.slice(start, _ROWS_PER_INSERT).to_pylist()
         for row, vector in zip(rows, vectors_ND[start : start + len(rows)], strict=True):
             row[VECTOR] = vector
-            row |= {name: row[name] or "" for name in TEXT_FIELDS}
+            row |= {name: stored(row[name] or "") for name in TEXT_FIELDS}
             row["price"] = NO_PRICE if row["price"] is None else row["price"]
             row["in_stock"] = row["in_stock"] is not False
         yield rows
@@ -189,4 +190,4 @@ def _verified(client: MilvusClient, name: str, *, rows: int) -> Collection:
 
 
 def _longest_bytes(column: pa.ChunkedArray[pa.StringScalar]) -> int:
-    return max((len(text.encode()) for text in column.to_pylist() if text), default=0)
+    return max((len(stored(text).encode()) for text in column.to_pylist() if text), default=0)
