@@ -57,7 +57,9 @@ def completejourney(
     show(outcome, as_json=as_json)
     if queries_to:
         queries_to.write_bytes(b"".join(queries.query_file(source.query_rows())))
-        people.print(f"{queries_to}: sha256 {queries.checksum(source.query_rows())}")
+        people.print(
+            f"{queries_to}: sha256 {queries.checksum(source.query_rows())}", soft_wrap=True
+        )
 
 
 @app.command()
