@@ -62,14 +62,14 @@ prerequisites:
 .venv/.complete: requirements/platform.lock pyproject.toml .venv-uv/bin/uv
 	@echo "· platform environment (some 2.5 GB the first time; cached afterwards)"
 	@.venv-uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv
-	@VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip sync --quiet --require-hashes $<
+	@VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip sync --quiet --compile-bytecode --require-hashes $<
 	@VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv-airflow/.complete: requirements/airflow.lock .venv-uv/bin/uv
 	@echo "· Airflow's environment"
 	@.venv-uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv-airflow
-	@VIRTUAL_ENV=$(CURDIR)/.venv-airflow .venv-uv/bin/uv pip sync --quiet --require-hashes $<
+	@VIRTUAL_ENV=$(CURDIR)/.venv-airflow .venv-uv/bin/uv pip sync --quiet --compile-bytecode --require-hashes $<
 	@touch $@
 
 jars: .venv/.complete
