@@ -15,7 +15,7 @@ in late since.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
@@ -85,8 +85,14 @@ def main(
     emit_table(summary, title=f"Features of {begin} to {end}", as_json=as_json)
 
 
-def build_all(session: SparkSession, loaded: Settings, days: Days) -> list[dict[str, Any]]:
-    """Build and write every view. Returns: a summary row for each.
+def build_all(
+    session: SparkSession,
+    loaded: Settings,
+    days: Days,
+    *,
+    views: Collection[View] = features.VIEWS,
+) -> list[dict[str, Any]]:
+    """Build and write every view, or only some. Returns: a summary row for each.
 
     Raises: NothingToDo if the lake holds no event or search that these days could see.
     """
@@ -128,7 +134,8 @@ def build_all(session: SparkSession, loaded: Settings, days: Days) -> list[dict[
             ),
             (features.ITEM_PROFILE, lambda: item_profile.build(items)),
         ]
-        return [_write(session, loaded, view, build(), days) for view, build in _watched(builds)]
+        chosen = [(view, build) for view, build in builds if view in views]
+        return [_write(session, loaded, view, build(), days) for view, build in _watched(chosen)]
     finally:
         events.unpersist()
 
@@ -179,12 +186,17 @@ def _write(
     else:
         in_range = (sf.col("day") >= sf.lit(days.first)) & (sf.col("day") <= sf.lit(days.last))
         rows.select(*view.table.schema.names).writeTo(name).overwrite(in_range)
-        written = session.table(name).where(in_range).count()
+        written = _added_rows(loaded, view)
     return {
         "view": view.name,
         "rows": written,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _added_rows(loaded: Settings, view: View) -> int:
+    snapshot = lake.open_table(loaded, view.table).current_snapshot()
+    return int(snapshot.summary["added-records"] or 0) if snapshot and snapshot.summary else 0
 
 
 def _merge_profiles(session: SparkSession, name: str, rows: DataFrame) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pagoda import spark
-from pagoda.console import emit_json, emit_table, run
+from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import CheckFailed
 from pagoda.settings import load
 
@@ -34,7 +34,7 @@ def parity(
 
     settings = load()
     with spark.session(settings, "parity") as session:
-        report = check(session, settings, users=users)
+        report = check(session, settings, users=users, say=people.print)
     if as_json:
         emit_json(report.as_json())
     else:

@@ -26,10 +26,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SEPARATOR = "__"  # of Feast's full feature names
 
 
-def build_today(session: SparkSession, settings: Settings, seen: Sequence[Observation]) -> None:
-    """Bring the feature tables of the observed moments' days up to what has landed."""
+def build_today(
+    session: SparkSession, settings: Settings, seen: Sequence[Observation], service: Service
+) -> None:
+    """Bring the service's tables, for the observed moments' days, up to what has landed."""
     days = [_time(each.t_ms).date() for each in seen]
-    build_all(session, settings, Days(first=min(days), last=max(days)))
+    build_all(session, settings, Days(first=min(days), last=max(days)), views=service.views)
 
 
 def historical_rows(

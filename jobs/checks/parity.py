@@ -10,7 +10,7 @@ queries): what a model sees, not how rows happen to hold it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -76,19 +76,26 @@ class Report:
         return {"equal": self.equal, **asdict(self)}
 
 
-def check(session: SparkSession, settings: Settings, *, users: int) -> Report:
-    """Compare up to `users` users. Raises: NothingToDo if nobody could be compared.
+def check(
+    session: SparkSession, settings: Settings, *, users: int, say: Callable[[str], None]
+) -> Report:
+    """Compare up to `users` users.
 
-    Raises also CheckFailed if a reader does not catch up, DependencyDown if a server is away.
+    Args:
+        say: told what happens next.
+    Raises: NothingToDo if nobody could be compared, CheckFailed if a reader does not catch up,
+    DependencyDown if a server is away.
     """
     started = time.monotonic()
     spec = WindowSpec()
     with topics.admin(settings) as admin:
         positions = Positions(settings, admin)
+        say("waiting until landing has reached the topics' ends")
         positions.wait_landed(positions.ends(), _TIMEOUT_S)
         names = sample_users(
             settings, users=users, days=spec.recent_days + spec.long_term_days, now_ms=_now_ms()
         )
+        say(f"reading {len(names)} users online")
         observed = observe(
             list(names),
             reader=OnlineReader(settings, SEQUENCES_V1),
@@ -98,6 +105,7 @@ def check(session: SparkSession, settings: Settings, *, users: int) -> Report:
             timeout_s=_TIMEOUT_S,
             spec=spec,
         )
+        say("waiting until landing has reached the same offsets")
         positions.wait_landed(observed.ends, _TIMEOUT_S)
     late = late_users(settings, observed.taken, spec) if observed.taken else set()
     seen = [each for each in observed.taken if each.user_key not in late]
@@ -107,7 +115,9 @@ def check(session: SparkSession, settings: Settings, *, users: int) -> Report:
             found=f"{len(names)} users, of them {len(observed.moving)} moving, {len(late)} late",
             next_step="Import data or send events first; late ones wait for the next batch.",
         )
-    build_today(session, settings, seen)
+    say("building today's features")
+    build_today(session, settings, seen, SEQUENCES_V1)
+    say(f"asking Feast for the history of {len(seen)} users")
     offline = historical_rows(settings, seen, SEQUENCES_V1)
     different: list[Difference] = []
     elements = 0
