@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import httpx
 import psutil
 import pytest
@@ -86,7 +87,7 @@ def test_a_killed_redis_is_started_again_with_its_data(home: Settings) -> None:
 
 
 def test_a_taken_port_is_left_for_another_that_stays(
-    home: Settings, monkeypatch: pytest.MonkeyPatch
+    home: Settings,
 ) -> None:
     running = servers.up(home, ["redis"])
     servers.down(home)
@@ -192,8 +193,12 @@ def test_a_folder_that_cannot_be_written_is_named_and_up_works_once_it_can(
 
 def test_milvus_refuses_the_password_it_was_born_with(milvus_server: Settings) -> None:
     for password in ("Milvus", "", "wrong"):
-        with pytest.raises(MilvusException):
-            MilvusClient(milvus_server.milvus.uri, user="root", password=password, timeout=3)
+        with pytest.raises((MilvusException, grpc.RpcError)):
+            collections_of(milvus_server, password)
+
+
+def test_milvus_takes_the_password_that_was_made_for_it(milvus_server: Settings) -> None:
+    assert collections_of(milvus_server, milvus_server.milvus_password()) is not None
 
 
 def test_two_milvus_run_side_by_side_and_one_survives_a_kill(
@@ -201,8 +206,8 @@ def test_two_milvus_run_side_by_side_and_one_survives_a_kill(
 ) -> None:
     other = servers.up(home, ["milvus"])
     assert other.milvus.uri != milvus_server.milvus.uri
-    with pytest.raises(MilvusException):
-        MilvusClient(other.milvus.uri, user="root", password=milvus_server.milvus_password())
+    with pytest.raises((MilvusException, grpc.RpcError)):
+        collections_of(other, milvus_server.milvus_password())
     (killed,) = health(other, "milvus").pids
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: health(other, "milvus").pids not in ((), (killed,)))
@@ -249,6 +254,15 @@ def lives(pid: int) -> bool:
 
 def client_of(settings: Settings) -> redis.Redis:
     return redis.Redis(port=settings.redis.port, password=settings.redis_password())
+
+
+def collections_of(settings: Settings, password: str) -> list[str]:
+    uri, user = settings.milvus.uri, settings.milvus.user
+    client = MilvusClient(uri, user=user, password=password, timeout=3, dedicated=True)
+    try:
+        return client.list_collections()
+    finally:
+        client.close()
 
 
 def pagoda(home: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:

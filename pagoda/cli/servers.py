@@ -87,7 +87,8 @@ class Progress:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
-        logging.getLogger("kafka").setLevel(logging.ERROR)  # it complains of a busy machine
+        for client in ("kafka", "pymilvus"):  # they log what is expected while a server starts
+            logging.getLogger(client).setLevel(logging.CRITICAL)
         self._spinner.start()
         return self
 

@@ -278,7 +278,7 @@ def _ended(server: Server, log: Path) -> MachineError:
 def _of_the_machine(error: OSError, server: Server, settings: Settings) -> MachineError:
     return MachineError(
         f"{server.name} cannot be prepared",
-        where=str(error.filename or settings.home),
+        where=str(error.filename or settings.home / "data" / server.name),
         found=error.strerror or str(error),
         next_step="Is the folder writable, and the disk not full? Run `pagoda doctor`.",
     )

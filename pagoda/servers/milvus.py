@@ -140,7 +140,11 @@ def _log_in(settings: Settings) -> MilvusClient:
 
 def _client(settings: Settings, password: str) -> MilvusClient:
     return MilvusClient(
-        settings.milvus.uri, user=settings.milvus.user, password=password, timeout=_TIMEOUT_S
+        settings.milvus.uri,
+        user=settings.milvus.user,
+        password=password,
+        timeout=_TIMEOUT_S,
+        dedicated=True,  # others of this process must not get to share it
     )
 
 
