@@ -13,9 +13,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 import typer
@@ -83,6 +83,35 @@ def decode(
     return batch
 
 
+class RecordSource(Protocol):
+    """What the loop needs of `Source`."""
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        """The next records."""
+
+    def commit(self) -> None:
+        """They are written."""
+
+    def give_back(self) -> None:
+        """They are not."""
+
+    def rewind(self) -> None:
+        """Read the last seconds' records again."""
+
+    def rewind_to(self, since_ms: int) -> None:
+        """Read again from that time on."""
+
+    def lags(self) -> Mapping[tuple[str, int], int]:
+        """Records that wait, by topic and partition."""
+
+
+class Rejects(Protocol):
+    """Where records go that cannot be read."""
+
+    def write(self, records: list[RejectedRecord]) -> None:
+        """Keep them, or raise DependencyDown."""
+
+
 class Metrics:
     """What the consumer shows on its metrics port."""
 
@@ -146,9 +175,9 @@ class Consumer:
         self,
         *,
         settings: Settings,
-        source: Source,
+        source: RecordSource,
         state: OnlineState,
-        rejects: RejectedSink,
+        rejects: Rejects,
         clock_ms: Callable[[], int],
         click_actions: ClickActions,
         metrics: Metrics,

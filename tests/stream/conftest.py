@@ -1,0 +1,176 @@
+"""An installation of this room's own on the session's servers, and its processes to kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from kafka import KafkaProducer
+
+from jobs.stream import readiness
+from pagoda import lake, store, topics
+from pagoda.publisher import open_producer
+from pagoda.schemas import Table
+from pagoda.settings import PROJECT_ROOT, Kafka, Lake, Settings, Stream
+
+NAMESPACE = "stream_tests"
+TOPICS = Kafka(
+    events_topic="stream-test-events",
+    searches_topic="stream-test-searches",
+    items_topic="stream-test-items",
+    partitions=2,
+    stream_group="stream-tests",
+)
+_START_S = 180.0
+
+
+@pytest.fixture(scope="session")
+def stream_home(
+    redis_server: Settings, kafka_server: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """Settings of it: topics, group, namespace, registry and checkpoints are nobody else's."""
+    folder = tmp_path_factory.mktemp("stream")
+    (folder / "lake").symlink_to(kafka_server.lake_folder)
+    (folder / "jars").symlink_to(kafka_server.jars)
+    (folder / "secrets").symlink_to(kafka_server.home / "secrets")
+    made = kafka_server.model_copy(
+        update={
+            "home": folder,
+            "lake": Lake(namespace=NAMESPACE),
+            "redis": redis_server.redis,
+            "kafka": TOPICS.model_copy(
+                update={"bootstrap_servers": kafka_server.kafka.bootstrap_servers}
+            ),
+            "stream": Stream(metrics_port=0, landing_trigger_s=1, rewind_s=5),
+        }
+    )
+    topics.ensure(made)
+    lake.create_all(made)
+    store.apply(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def producer(stream_home: Settings) -> Iterator[KafkaProducer]:
+    """One producer for all tests."""
+    opened = open_producer(stream_home)
+    yield opened
+    opened.close(timeout=1)
+
+
+@pytest.fixture(scope="session")
+def jobs(stream_home: Settings) -> Iterator[Jobs]:
+    """The stream's processes; those that still run at the end are killed."""
+    started = Jobs(settings=stream_home)
+    yield started
+    for name in list(started.running):
+        started.kill(name)
+
+
+@dataclass
+class Jobs:
+    """`sequences` and `landing` as processes of their own, as in production."""
+
+    settings: Settings
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        """Start a job unless it runs; wait until it really consumes."""
+        if name in self.running:
+            return
+        with self.log(name).open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, "-m", f"jobs.stream.{name}"],
+                cwd=PROJECT_ROOT,
+                env=environment(self.settings),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        job = self.running[name]
+        until(
+            lambda: readiness.read(self.settings, name) is not None,
+            within_s=_START_S,
+            what=f"{name} consumes",
+            alive=lambda: job.poll() is None,
+            log=self.log(name),
+        )
+
+    def kill(self, name: str) -> None:
+        """kill -9 of the job and all that it started."""
+        job = self.running.pop(name)
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+        (self.settings.run / f"{name}.ready").unlink(missing_ok=True)
+
+    def stop(self, name: str) -> float:
+        """SIGTERM; returns the seconds it took. The exit status must be 0."""
+        job = self.running.pop(name)
+        started = time.monotonic()
+        job.terminate()
+        assert job.wait(timeout=60) == 0, self.log(name).read_text()[-3000:]
+        return time.monotonic() - started
+
+    def log(self, name: str) -> Path:
+        """What the job says."""
+        return self.settings.logs / f"{name}.log"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """These settings for a process."""
+    return {
+        **os.environ,
+        "PAGODA_HOME": str(settings.home),
+        "PAGODA_LAKE__NAMESPACE": settings.lake.namespace,
+        "PAGODA_KAFKA": settings.kafka.model_dump_json(),
+        "PAGODA_STREAM": settings.stream.model_dump_json(),
+        "PAGODA_REDIS__HOST": settings.redis.host,
+        "PAGODA_REDIS__PORT": str(settings.redis.port),
+    }
+
+
+def until(
+    reached: Callable[[], bool],
+    *,
+    within_s: float = 60,
+    what: str,
+    alive: Callable[[], bool] = lambda: True,
+    log: Path | None = None,
+) -> None:
+    """Wait for something; fail with the log's end if it does not come."""
+    give_up = time.monotonic() + within_s
+    while not reached():
+        if time.monotonic() > give_up or not alive():
+            tail = log.read_text()[-3000:] if log else ""
+            pytest.fail(f"not reached: {what}\n{tail}")
+        time.sleep(0.05)
+
+
+def send(settings: Settings, producer: KafkaProducer, messages: Iterable[dict[str, Any]]) -> None:
+    """Send messages as a client would: JSON, keyed by user."""
+    kafka = settings.kafka
+    sent = [
+        producer.send(
+            kafka.searches_topic if "query" in message else kafka.events_topic,
+            key=message["user_id"].encode(),
+            value=orjson.dumps({"schema": 1, **message}),
+        )
+        for message in messages
+    ]
+    for future in sent:
+        future.get(timeout=30)
+
+
+def rows(settings: Settings, table: Table) -> list[dict[str, Any]]:
+    """Everything in a lake table."""
+    found: list[dict[str, Any]] = lake.open_table(settings, table).scan().to_arrow().to_pylist()
+    return found

@@ -1,0 +1,313 @@
+"""Law 2 on the production path: decode, merge and write through Feast into a real Redis."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+from feast import FeatureStore
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from jobs.stream.rejects import RejectedRecord
+from jobs.stream.sequences import ClickActions, Consumer, Metrics
+from jobs.stream.source import Record
+from jobs.stream.state import OnlineState
+from pagoda import store
+from pagoda.errors import DependencyDown, InputError
+from pagoda.features import SEQUENCES_V1, USER_DAY, USER_INTRADAY, Service
+from pagoda.ids import key_of
+from pagoda.online import OnlineReader, connect
+from pagoda.settings import Settings
+from pagoda.windows import WindowSpec
+from tests.oracles import sequences as oracle
+
+pytestmark = pytest.mark.servers
+DAY_MS = oracle.DAY_MS
+NOW_MS = 1_795_000_000_000
+INTRADAY = Service(name="intraday", description="", views=(USER_INTRADAY,))
+SPEC = WindowSpec()
+
+
+@dataclass
+class ListSource:
+    """Hands out batches; a batch given back comes again."""
+
+    batches: list[list[Record]]
+    last: list[Record] = field(default_factory=list)
+    commits: int = 0
+
+    def poll(self, timeout_s: float) -> list[Record]:  # noqa: ARG002
+        self.last = self.batches.pop(0) if self.batches else []
+        return self.last
+
+    def commit(self) -> None:
+        self.commits += 1
+
+    def give_back(self) -> None:
+        self.batches.insert(0, self.last)
+
+    def rewind(self) -> None: ...
+
+    def rewind_to(self, since_ms: int) -> None: ...
+
+    def lags(self) -> dict[tuple[str, int], int]:
+        return {}
+
+
+@dataclass
+class ListSink:
+    """Keeps what was rejected."""
+
+    records: list[RejectedRecord] = field(default_factory=list)
+
+    def write(self, records: list[RejectedRecord]) -> None:
+        self.records += records
+
+
+@pytest.fixture(scope="module")
+def feature_store(stream_home: Settings) -> FeatureStore:
+    return store.open_store(stream_home, offline=False)
+
+
+@pytest.fixture(scope="module")
+def state(stream_home: Settings, feature_store: FeatureStore) -> OnlineState:
+    return OnlineState(stream_home, feature_store, SPEC)
+
+
+@pytest.fixture
+def user() -> str:
+    return f"user-{uuid.uuid4().hex}"
+
+
+def consume(
+    settings: Settings,
+    state: OnlineState,
+    batches: list[list[dict[str, Any]]],
+    *,
+    now_ms: int = NOW_MS,
+) -> tuple[ListSource, ListSink]:
+    """Run the consumer over batches of messages, as if Kafka took them `now`."""
+    kafka = settings.kafka
+    records = [
+        [
+            Record(
+                topic=kafka.searches_topic if "query" in message else kafka.events_topic,
+                partition=0,
+                offset=0,
+                taken_ms=now_ms,
+                value=orjson.dumps({"schema": 1, **message}),
+            )
+            for message in batch
+        ]
+        for batch in batches
+    ]
+    source, sink = ListSource(records), ListSink()
+    consumer = Consumer(
+        settings=settings,
+        source=source,
+        state=state,
+        rejects=sink,
+        clock_ms=lambda: now_ms,
+        click_actions=ClickActions(settings),
+        metrics=Metrics(),
+    )
+    while source.batches:
+        consumer.step()
+    return source, sink
+
+
+def online(settings: Settings, user: str, now_ms: int = NOW_MS) -> dict[str, Any] | None:
+    row = OnlineReader(settings, INTRADAY).read(key_of("user", user), now_ms)[USER_INTRADAY.name]
+    return None if row is None else dict(row)
+
+
+def click(user: str, number: int, ts: int, action: str = "click") -> dict[str, Any]:
+    return {
+        "event_id": f"e{number}",
+        "user_id": user,
+        "item_id": f"i{number % 7}",
+        "action": action,
+        "ts": ts,
+    }
+
+
+def search(user: str, number: int, ts: int) -> dict[str, Any]:
+    return {"search_id": f"s{number}", "user_id": user, "query": f"words {number}", "ts": ts}
+
+
+# Times from before the stream's days to a clock that is fast; few values, so that many coincide.
+times = st.sampled_from(
+    [NOW_MS + each for each in (-5 * DAY_MS, -3 * DAY_MS, -DAY_MS, -2, -1, 0, 1, 60_000)]
+)
+messages = st.lists(
+    st.tuples(st.integers(0, 12), times, st.sampled_from(["click", "buy", "search"])), max_size=40
+)
+
+
+@given(sent=messages, order=st.randoms(use_true_random=False), cuts=st.integers(1, 6))
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_order_duplication_and_batching_gives_the_naive_state(
+    stream_home: Settings,
+    state: OnlineState,
+    sent: list[tuple[int, int, str]],
+    order: Any,
+    cuts: int,
+) -> None:
+    user = f"user-{uuid.uuid4().hex}"
+    each = [
+        search(user, number, ts) if what == "search" else click(user, number, ts, what)
+        for number, ts, what in sent
+    ]
+    arriving = each + each[: len(each) // 2]
+    order.shuffle(arriving)
+    consume(stream_home, state, [arriving[at::cuts] for at in range(cuts)])
+    expected = oracle.online_rows(each, now_ms=NOW_MS).get(user)
+    assert online(stream_home, user) == expected
+
+
+def test_the_caps_hold_and_a_fast_clock_pushes_nothing_out(
+    stream_home: Settings, state: OnlineState, user: str
+) -> None:
+    sent = [click(user, number, NOW_MS - 1000 + number) for number in range(170)]
+    sent += [click(user, 1000 + number, NOW_MS + 1000 + number) for number in range(5)]
+    sent += [search(user, number, NOW_MS - 1000 + number) for number in range(30)]
+    consume(stream_home, state, [sent[::2], sent[1::2]])
+    row = online(stream_home, user)
+    assert row == oracle.online_rows(sent, now_ms=NOW_MS)[user]
+    assert row is not None
+    assert len(row["click_ts"]) == 150 + 5
+    assert len(row["query_ts"]) == 20
+
+
+def test_days_that_the_batch_has_taken_over_leave_the_row(
+    stream_home: Settings, state: OnlineState, user: str
+) -> None:
+    old, new = click(user, 1, NOW_MS), click(user, 2, NOW_MS + 4 * DAY_MS)
+    consume(stream_home, state, [[old]], now_ms=NOW_MS)
+    consume(stream_home, state, [[new]], now_ms=NOW_MS + 4 * DAY_MS)
+    row = online(stream_home, user, NOW_MS + 4 * DAY_MS)
+    assert row == oracle.online_rows([old, new], now_ms=NOW_MS + 4 * DAY_MS)[user]
+
+
+def test_a_replay_writes_nothing(stream_home: Settings, state: OnlineState, user: str) -> None:
+    sent = [click(user, number, NOW_MS - number) for number in range(5)]
+    reader = OnlineReader(stream_home, INTRADAY)
+    consume(stream_home, state, [sent])
+    before = reader.read_stamped([key_of("user", user)])
+    consume(stream_home, state, [sent[::-1], sent[:2]], now_ms=NOW_MS + 5)
+    assert reader.read_stamped([key_of("user", user)]) == before
+
+
+def test_a_row_steps_forward_in_time_although_the_clock_does_not(
+    stream_home: Settings, state: OnlineState, user: str
+) -> None:
+    consume(stream_home, state, [[click(user, 1, NOW_MS)], [click(user, 2, NOW_MS)]])
+    consume(stream_home, state, [[click(user, 3, NOW_MS - 10)]], now_ms=NOW_MS - 5)
+    (row,) = OnlineReader(stream_home, INTRADAY).read_stamped([key_of("user", user)])
+    stamped = row[USER_INTRADAY.name]
+    assert stamped is not None
+    assert stamped.valid_from_ms == NOW_MS + 2
+    assert len(stamped.values["click_ts"]) == 3
+
+
+def test_records_that_cannot_be_read_are_rejected_and_committed(
+    stream_home: Settings, state: OnlineState, user: str
+) -> None:
+    good, bad = click(user, 1, NOW_MS), click(user, 2, NOW_MS + DAY_MS)
+    source, sink = consume(stream_home, state, [[bad, good]])
+    assert online(stream_home, user) == oracle.online_rows([good], now_ms=NOW_MS)[user]
+    assert [each.rejected.reason for each in sink.records] == [
+        f"ts: lies {DAY_MS} ms in the future"
+    ]
+    assert source.commits == 1
+
+
+def test_a_damaged_row_does_not_stop_the_stream(
+    stream_home: Settings, state: OnlineState, user: str
+) -> None:
+    consume(stream_home, state, [[click(user, 1, NOW_MS)]])
+    damage(stream_home, user)
+    with pytest.raises(InputError, match="cannot be decoded"):
+        online(stream_home, user)
+    again = [click(user, 1, NOW_MS), click(user, 2, NOW_MS)]
+    consume(stream_home, state, [again])
+    assert online(stream_home, user) == oracle.online_rows(again, now_ms=NOW_MS)[user]
+
+
+def damage(settings: Settings, user: str) -> None:
+    """Cut one value's last byte off."""
+    reader = OnlineReader(settings, INTRADAY)
+    with connect(settings) as client:
+        key = reader.redis_key(key_of("user", user))
+        for name, value in client.hgetall(key).items():
+            if not name.startswith(b"_ts:"):
+                client.hset(key, name, value[:-1])
+                return
+
+
+# The reader -------------------------------------------------------------------------------------
+
+
+def test_the_reader_gives_what_feast_gives(
+    stream_home: Settings, state: OnlineState, feature_store: FeatureStore, user: str
+) -> None:
+    sent = [*(click(user, number, NOW_MS - number) for number in range(9)), search(user, 1, NOW_MS)]
+    consume(stream_home, state, [sent])
+    only_query = f"{user}-query"
+    consume(stream_home, state, [[search(only_query, 1, NOW_MS)]])
+    keys = [key_of("user", each) for each in (user, only_query, "nobody")]
+    columns = [f"{USER_INTRADAY.name}:{column}" for column in USER_INTRADAY.columns]
+    theirs = feature_store.get_online_features(
+        features=columns, entity_rows=[{"user_key": key} for key in keys]
+    ).to_dict()
+    reader = OnlineReader(stream_home, SEQUENCES_V1)
+    for number, rows in enumerate(reader.read_many(keys, NOW_MS)):
+        ours = rows[USER_INTRADAY.name] or dict.fromkeys(USER_INTRADAY.columns)
+        assert ours == {column: theirs[column][number] for column in USER_INTRADAY.columns}
+        assert rows == reader.read(keys[number], NOW_MS)
+
+
+def test_the_reader_tells_absence_and_age_which_feast_does_not(
+    stream_home: Settings, state: OnlineState, user: str
+) -> None:
+    consume(stream_home, state, [[click(user, 1, NOW_MS)]])
+    reader, key = OnlineReader(stream_home, SEQUENCES_V1), key_of("user", user)
+    assert reader.read(key_of("user", "nobody"), NOW_MS) == {
+        USER_DAY.name: None,
+        USER_INTRADAY.name: None,
+    }
+    assert USER_INTRADAY.ttl_days is not None
+    ttl_ms = USER_INTRADAY.ttl_days * DAY_MS
+    assert reader.read(key, NOW_MS + ttl_ms)[USER_INTRADAY.name] is not None
+    assert reader.read(key, NOW_MS + ttl_ms + 1)[USER_INTRADAY.name] is None
+
+
+def test_a_dead_redis_is_named_soon(stream_home: Settings) -> None:
+    gone = stream_home.model_copy(
+        update={"redis": stream_home.redis.model_copy(update={"port": 1})}
+    )
+    started = time.monotonic()
+    with pytest.raises(DependencyDown) as failed:
+        OnlineReader(gone, SEQUENCES_V1).read(1, NOW_MS)
+    assert failed.value.name == "redis"
+    assert time.monotonic() - started < 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clean(stream_home: Settings) -> Iterator[None]:
+    """Leave no row of a made-up time behind for those who look at all users."""
+    with connect(stream_home) as client:
+        before = set(client.scan_iter(count=10_000))
+        yield
+        made = [key for key in client.scan_iter(count=10_000) if key not in before]
+        if made:
+            client.delete(*made)
