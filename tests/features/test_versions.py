@@ -58,9 +58,9 @@ def test_statistics_equal_a_naive_count_of_what_was_known(
         for batch in of_history(arrived, lambda h: user_stats.of_user(1, h, days=built(day)))
         for row in batch.to_pylist()
     ]
-    today = [row for row in rows if row["day"].toordinal() == oracle.day_number(at_ms)]
+    today = [row for row in rows if row["day"].toordinal() == oracle.day_number(at_ms - 1)]
     expected = oracle.user_stats(arrived, at_ms=at_ms, click_actions=("click",), prices={})
-    found = as_of(today, at_ms + 1)  # the row of a day holds from its midnight on, inclusive
+    found = as_of(today, at_ms)
     assert {name: found[name] for name in expected} == expected if expected else not found
 
 

@@ -40,8 +40,8 @@ def user_stats(
     click_actions: Sequence[str],
     prices: dict[int, float | None],
 ) -> dict[str, float | None] | None:
-    """One user's statistics at a moment: of the days before its day, None if nothing happened."""
-    day = day_number(at_ms)
+    """One user's statistics just before a moment: of the days before that day, None if empty."""
+    day = day_number(at_ms - 1)
     month = [
         each.happening
         for each in known(arrivals, at_ms=at_ms)
@@ -68,8 +68,8 @@ def user_stats(
 def item_stats(
     arrivals: Iterable[Arrival], item: int, *, at_ms: int, click_actions: Sequence[str]
 ) -> dict[str, int] | None:
-    """One item's statistics at a moment, None if nothing happened to it."""
-    day = day_number(at_ms)
+    """One item's statistics just before a moment, None if nothing happened to it."""
+    day = day_number(at_ms - 1)
     month = [
         each
         for each in known(arrivals, at_ms=at_ms)

@@ -1,0 +1,232 @@
+"""Law 3 through the production build and Feast's own join, for many untidy histories at once.
+
+Also on the same tables: reruns (law 6), and what materialising brings online.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.batch import build
+from jobs.batch.build import Days
+from jobs.batch.materialise import materialise
+from pagoda import features, lake, store
+from pagoda.errors import NothingToDo
+from pagoda.features import View, candidates_of
+from pagoda.ids import key_of
+from pagoda.settings import Settings
+from pagoda.windows import WindowSpec, cut
+from tests.features import arrivals as generated
+from tests.features.arrivals import CLICK_ACTIONS, DAY, FIRST, LAST, PRICES
+from tests.features.conftest import Home
+from tests.features.test_windows import as_lists, defined
+from tests.oracles import features as oracle
+from tests.oracles.features import Arrival
+
+pytestmark = pytest.mark.spark
+
+USERS, MOMENTS = 120, 6
+
+
+@dataclass(frozen=True)
+class Built:
+    settings: Settings
+    by_user: dict[str, list[Arrival]]
+    summary: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def built(spark: SparkSession, home: Home) -> Built:
+    """Histories of many users in the lake, all views built, the store applied."""
+    settings = home("law3")
+    rng = np.random.default_rng(3)
+    by_user = {f"law3-{n}": generated.of_user(f"law3-{n}", rng) for n in range(USERS)}
+    generated.fill_lake(settings, [each for found in by_user.values() for each in found])
+    summary = build.build_all(spark, settings, Days(first=FIRST, last=LAST))
+    store.apply(settings)
+    return Built(settings, by_user, summary)
+
+
+def historical(built: Built, service: features.Service, entities: pd.DataFrame) -> Iterator[Any]:
+    """Feast's rows as known then; one dict for each row of `entities`, in any order."""
+    feature_store = store.open_store(built.settings)
+    job = feature_store.get_historical_features(
+        entity_df=entities,
+        features=feature_store.get_feature_service(service.name),
+        full_feature_names=True,
+        filter_by_created_timestamp=True,
+    )
+    table = job.to_spark_df().toArrow()
+    assert table.num_rows == len(entities)
+    return iter(table.to_pylist())
+
+
+def entity_frame(pairs: list[tuple[int, int]], entity: str) -> pd.DataFrame:
+    """Distinct (key, t); strictly before t is at or before t - 1 ms."""
+    return pd.DataFrame(
+        {
+            entity: [key for key, _ in pairs],
+            "t": [t for _, t in pairs],
+            "event_timestamp": pd.to_datetime([t - 1 for _, t in pairs], unit="ms", utc=True),
+        }
+    )
+
+
+def part(row: dict[str, Any], view: View) -> dict[str, Any]:
+    return {name: row[f"{view.name}__{name}"] for name in view.columns}
+
+
+def test_training_rows_equal_a_naive_replay(built: Built) -> None:
+    rng = np.random.default_rng(4)
+    users = {key_of("user", user): found for user, found in built.by_user.items()}
+    pairs = [
+        (key, t) for key, found in users.items() for t in generated.moments(found, rng, MOMENTS)
+    ]
+    spec = WindowSpec()
+    seen = 0
+    for row in historical(built, features.SEQUENCES_STATS_V1, entity_frame(pairs, "user_key")):
+        known = oracle.known(users[row["user_key"]], at_ms=row["t"])
+        windows = cut(
+            candidates_of(part(row, features.USER_DAY)).union(
+                candidates_of(part(row, features.USER_INTRADAY))
+            ),
+            at_ms=row["t"],
+            spec=spec,
+        )
+        happened = [each.happening for each in known]
+        found = as_lists(windows)
+        assert found == defined(happened, row["t"], spec, click_actions=CLICK_ACTIONS)
+        seen += any(found.values())
+    assert seen > len(pairs) / 2
+
+
+def test_user_statistics_equal_a_naive_count(built: Built) -> None:
+    users = {key_of("user", user): found for user, found in built.by_user.items()}
+    noon = generated.midnight(LAST) + DAY // 2
+    pairs = [(key, noon - back * DAY) for key in users for back in (0, 3)]
+    frame = entity_frame(pairs, "user_key")
+    for row in historical(built, features.SEQUENCES_STATS_V1, frame):
+        expected = oracle.user_stats(
+            users[row["user_key"]], at_ms=row["t"], click_actions=CLICK_ACTIONS, prices=PRICES
+        )
+        found = part(row, features.USER_STATS)
+        if expected is None:  # nothing this month; a row of four days ago may still be valid
+            assert found["clicks_7d"] in (None, 0)
+            continue
+        mean, expected_mean = found.pop("mean_price_30d"), expected.pop("mean_price_30d")
+        assert found == expected
+        assert (mean is None) == (expected_mean is None)
+        assert mean is None or math.isclose(mean, expected_mean)
+
+
+def test_item_statistics_equal_a_naive_count(built: Built) -> None:
+    everything = [each for found in built.by_user.values() for each in found]
+    rng = np.random.default_rng(5)
+    items = [key_of("item", item) for item in list(generated.ITEMS)[:4]]
+    pairs = [(key, t) for key in items for t in generated.moments(everything, rng, 5)]
+    for row in historical(built, features.ITEMS_V1, entity_frame(pairs, "item_key")):
+        expected = oracle.item_stats(
+            everything, row["item_key"], at_ms=row["t"], click_actions=CLICK_ACTIONS
+        )
+        assert part(row, features.ITEM_STATS) == expected
+        assert row["item_profile__price"] == PRICES[row["item_key"]]
+
+
+def test_no_two_versions_of_a_row_share_their_created_time(
+    spark: SparkSession, built: Built
+) -> None:
+    for view in features.VIEWS:
+        table = spark.table(lake.spark_name(built.settings, view.table))
+        versions = table.groupBy(view.entity, "event_timestamp", "created").count()
+        assert table.count() > 0
+        assert versions.where("count > 1").isEmpty()
+
+
+def test_building_a_day_again_replaces_that_day_with_the_same_rows(
+    spark: SparkSession, built: Built
+) -> None:
+    day = date(2024, 2, 29)
+    before = {view.name: contents(built, view) for view in features.VIEWS}
+    build.build_all(spark, built.settings, Days(first=day, last=day))
+    for view in features.VIEWS:
+        files, rows = contents(built, view)
+        files_before, rows_before = before[view.name]
+        assert rows == rows_before
+        moved = {each for each, file in files_before.items() if files.get(each) != file}
+        assert moved == (set() if view is features.ITEM_PROFILE else {day})
+
+
+def contents(built: Built, view: View) -> tuple[dict[date, set[str]], list[Any]]:
+    """Data files by day, and all rows in an order of their own."""
+    table = lake.open_table(built.settings, view.table)
+    files: dict[date, set[str]] = {}
+    for task in table.scan().plan_files():
+        day = date(1970, 1, 1) + timedelta(days=task.file.partition[0])
+        files.setdefault(day, set()).add(task.file.file_path)
+    order = [(name, "ascending") for name in (view.entity, "event_timestamp", "created")]
+    return files, table.scan().to_arrow().sort_by(order).to_pylist()
+
+
+def test_days_without_events_are_refused(spark: SparkSession, built: Built) -> None:
+    day = date(2030, 1, 1)
+    with pytest.raises(NothingToDo, match="no events or searches"):
+        build.build_all(spark, built.settings, Days(first=day, last=day))
+
+
+@pytest.mark.servers
+def test_what_is_materialised_is_read_back_through_feast(
+    spark: SparkSession, built: Built, redis_server: Settings
+) -> None:
+    settings = with_redis(built.settings, redis_server)
+    at = datetime(LAST.year, LAST.month, LAST.day, 12, tzinfo=UTC)
+    summary = {row["view"]: row["entities"] for row in materialise(spark, settings, at=at)}
+    assert set(summary) == {"user_day", "user_stats", "item_stats", "item_profile"}
+    feature_store = store.open_store(settings, offline=False)
+    for view in features.VIEWS:
+        if view.online_writer != "materialise":
+            continue
+        rows = newest_valid(settings, view, at)
+        assert len(rows) == summary[view.name]
+        online = feature_store.get_online_features(
+            features=[f"{view.name}:{column}" for column in view.columns],
+            entity_rows=[{view.entity: key} for key in rows],
+        ).to_dict()
+        for position, key in enumerate(online[view.entity]):
+            for column in view.columns:
+                expected = rows[key][column]
+                assert (online[column][position] or None) == (expected or None), column
+
+
+def newest_valid(settings: Settings, view: View, at: datetime) -> dict[int, dict[str, Any]]:
+    rows = lake.open_table(settings, view.table).scan().to_arrow().to_pylist()
+    newest: dict[int, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["event_timestamp"], row["created"])):
+        young = view.ttl_days is None or row["event_timestamp"] >= at - timedelta(view.ttl_days)
+        if row["event_timestamp"] <= at and young:
+            newest[row[view.entity]] = row
+    return newest
+
+
+@pytest.mark.servers
+def test_materialising_without_valid_rows_fails(
+    spark: SparkSession, built: Built, redis_server: Settings
+) -> None:
+    settings = with_redis(built.settings, redis_server)
+    with pytest.raises(NothingToDo, match="user_day, user_stats, item_stats"):
+        materialise(spark, settings, at=datetime(2024, 6, 1, tzinfo=UTC))
+
+
+def with_redis(settings: Settings, running: Settings) -> Settings:
+    from pydantic import SecretStr
+
+    redis = running.redis.model_copy(update={"password": SecretStr(running.redis_password())})
+    return settings.model_copy(update={"redis": redis})
