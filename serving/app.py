@@ -200,7 +200,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     search.__annotations__["body"] = search_request(settings.serving.max_k)
     app.post("/search", responses=refused(413, 422, 503), tags=["search"])(search)
 
-    @app.get("/user/{user_id}/sequences", responses=refused(422, 503), tags=["page"])
+    @app.get("/user/{user_id:path}/sequences", responses=refused(422, 503), tags=["page"])
     def user_sequences(user_id: Annotated[Id, InPath(examples=["1364"])]) -> Sequences:
         """What the towers would see of a user now, after the cut."""
         return sequences(service().follower.live(), user_id)

@@ -105,7 +105,8 @@ async def _http(_: Request, error: Exception) -> Response:
     """What FastAPI itself refuses: unknown paths, bodies that are no JSON, oversized ones."""
     assert isinstance(error, StarletteHTTPException)
     kind: Any = {413: "too_large", 404: "not_found"}.get(error.status_code, "invalid_request")
-    answer = _answer(error.status_code, Refusal(error=kind, message=_encodable(str(error.detail))))
+    status = 422 if error.status_code == 400 else error.status_code  # a body that is no text
+    answer = _answer(status, Refusal(error=kind, message=_encodable(str(error.detail))))
     answer.headers.update(error.headers or {})
     return answer
 
