@@ -129,12 +129,18 @@ class Spark(_Part):
 
 
 class Airflow(_Part):
-    """Airflow's API server, and the environment it lives in."""
+    """Airflow's API server, and the environment it lives in.
+
+    Attributes:
+        options: Airflow's own, as SECTION__OPTION, over those of `pagoda up airflow`: another
+            database (DATABASE__SQL_ALCHEMY_CONN) or executor (CORE__EXECUTOR), for example.
+    """
 
     url: str = "http://127.0.0.1:18080"
     user: str = "admin"
     password: SecretStr | None = None
     environment: Path = PROJECT_ROOT / ".venv-airflow"
+    options: dict[str, str] = {}
 
 
 class Serving(_Part):

@@ -65,6 +65,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "DAG_PROCESSOR__REFRESH_INTERVAL": 60,
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 60,
         "DAG_PROCESSOR__PARSING_PROCESSES": 1,
+        **settings.airflow.options,
     }
     return {
         **settings_environment(),
@@ -115,9 +116,11 @@ def _migrate(settings: Settings, binary: Path, env: dict[str, str]) -> None:
     """Bring the database to this version of Airflow; costs 15 s, so once a version."""
     done_for = settings.data("airflow") / "migrated-for"
     lock = PROJECT_ROOT / "requirements" / "airflow.lock"
-    version = hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else str(binary)
-    database = settings.data("airflow") / "airflow.db"
-    if database.exists() and done_for.exists() and done_for.read_text() == version:
+    database = env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    release = lock.read_bytes() if lock.exists() else bytes(binary)
+    version = hashlib.sha256(release + database.encode()).hexdigest()
+    there = not database.startswith("sqlite") or Path(urlsplit(database).path[1:]).exists()
+    if there and done_for.exists() and done_for.read_text() == version:
         return
     done = subprocess.run(
         [str(binary), "db", "migrate"],
@@ -129,7 +132,7 @@ def _migrate(settings: Settings, binary: Path, env: dict[str, str]) -> None:
     if done.returncode:
         raise MachineError(
             "Airflow's database could not be made or migrated",
-            where=str(database),
+            where=database.rpartition("@")[2],
             found=(done.stderr or done.stdout).strip()[-1000:],
         )
     done_for.write_text(version)
