@@ -10,7 +10,7 @@ PAGODA := .venv/bin/pagoda
 PYTEST := .venv/bin/python -m pytest
 FAST := not spark and not servers and not airflow and not browser
 
-.PHONY: setup demo down test check lint clean prerequisites jars
+.PHONY: setup demo down test check lint clean prerequisites
 
 demo: setup
 	@$(PAGODA) demo
@@ -30,13 +30,15 @@ lint:
 	@.venv/bin/lint-imports
 
 clean: down
-	rm -rf .venv .venv-airflow .venv-uv .pagoda artefacts
+	rm -rf .venv .venv-airflow .venv-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts
+	@echo "Data and models are kept in $${PAGODA_HOME:-.pagoda}: delete that folder yourself."
 
 # Environments ------------------------------------------------------------------------------------
 
 setup: prerequisites
-	@$(MAKE) --no-print-directory -j2 .venv/.complete .venv-airflow/.complete
-	@$(MAKE) --no-print-directory jars
+	@$(MAKE) --silent -j2 .venv/.complete .venv-airflow/.complete
+	@done="$${PAGODA_HOME:-.pagoda}/jars/.complete"; [ "$$done" -nt requirements/jars.lock ] || { \
+	  echo "· jars of Spark and Kafka"; $(PAGODA) jars && touch "$$done"; }
 
 prerequisites:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
@@ -62,7 +64,7 @@ prerequisites:
 .venv/.complete: requirements/platform.lock pyproject.toml .venv-uv/bin/uv
 	@echo "· platform environment (some 2.5 GB the first time; cached afterwards)"
 	@.venv-uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv
-	@VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip sync --quiet --compile-bytecode --require-hashes $<
+	@[ -t 2 ] || quiet=--quiet; VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip sync $$quiet --compile-bytecode --require-hashes $<
 	@VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -71,6 +73,3 @@ prerequisites:
 	@.venv-uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv-airflow
 	@VIRTUAL_ENV=$(CURDIR)/.venv-airflow .venv-uv/bin/uv pip sync --quiet --compile-bytecode --require-hashes $<
 	@touch $@
-
-jars: .venv/.complete
-	@$(PAGODA) jars
