@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -33,6 +34,11 @@ SMALL = {
 }
 NewHome = Callable[[], Settings]
 _FETCHED = load(home=home_folder())
+
+
+def pytest_configure() -> None:
+    """A polite kill ends the servers too, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
