@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,60 +21,91 @@ from jobs.stream import readiness
 from pagoda import lake, store, topics
 from pagoda.publisher import open_producer
 from pagoda.schemas import Table
-from pagoda.settings import PROJECT_ROOT, Kafka, Lake, Settings, Stream
+from pagoda.settings import PROJECT_ROOT, Lake, Settings, Stream
 
-NAMESPACE = "stream_tests"
-TOPICS = Kafka(
-    events_topic="stream-test-events",
-    searches_topic="stream-test-searches",
-    items_topic="stream-test-items",
-    partitions=2,
-    stream_group="stream-tests",
-)
 _START_S = 180.0
 
 
 @pytest.fixture(scope="session")
-def stream_home(
+def make_home(
     redis_server: Settings, kafka_server: Settings, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    """Settings of it: topics, group, namespace, registry and checkpoints are nobody else's."""
-    folder = tmp_path_factory.mktemp("stream")
-    (folder / "lake").symlink_to(kafka_server.lake_folder)
-    (folder / "jars").symlink_to(kafka_server.jars)
-    (folder / "secrets").symlink_to(kafka_server.home / "secrets")
-    made = kafka_server.model_copy(
-        update={
-            "home": folder,
-            "lake": Lake(namespace=NAMESPACE),
-            "redis": redis_server.redis,
-            "kafka": TOPICS.model_copy(
-                update={"bootstrap_servers": kafka_server.kafka.bootstrap_servers}
-            ),
-            "stream": Stream(metrics_port=0, landing_trigger_s=1, rewind_s=5),
-        }
-    )
-    topics.ensure(made)
-    lake.create_all(made)
-    store.apply(made)
-    return made
+) -> Callable[[str], Settings]:
+    """Makes settings whose topics, group, tables, registry and checkpoints are nobody else's."""
+
+    def make(name: str) -> Settings:
+        folder = tmp_path_factory.mktemp(name)
+        (folder / "lake").symlink_to(kafka_server.lake_folder)
+        (folder / "jars").symlink_to(kafka_server.jars)
+        (folder / "secrets").symlink_to(kafka_server.home / "secrets")
+        kafka = kafka_server.kafka.model_copy(
+            update={
+                "events_topic": f"{name}-events",
+                "searches_topic": f"{name}-searches",
+                "items_topic": f"{name}-items",
+                "partitions": 2,
+                "stream_group": name,
+            }
+        )
+        made = kafka_server.model_copy(
+            update={
+                "home": folder,
+                "lake": Lake(namespace=name),
+                "redis": redis_server.redis,
+                "kafka": kafka,
+                "stream": Stream(metrics_port=0, landing_trigger_s=1, rewind_s=5),
+            }
+        )
+        topics.ensure(made)
+        lake.create_all(made)
+        store.apply(made)
+        return made
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def producer(stream_home: Settings) -> Iterator[KafkaProducer]:
+def stream_home(make_home: Callable[[str], Settings]) -> Settings:
+    """For tests of the consumer alone."""
+    return make_home("stream_tests")
+
+
+@pytest.fixture(scope="session")
+def road_home(make_home: Callable[[str], Settings]) -> Settings:
+    """For tests that land what is sent."""
+    return make_home("road_tests")
+
+
+@pytest.fixture(scope="session")
+def producer(kafka_server: Settings) -> Iterator[KafkaProducer]:
     """One producer for all tests."""
-    opened = open_producer(stream_home)
+    opened = open_producer(kafka_server)
     yield opened
     opened.close(timeout=1)
 
 
 @pytest.fixture(scope="session")
 def jobs(stream_home: Settings) -> Iterator[Jobs]:
-    """The stream's processes; those that still run at the end are killed."""
-    started = Jobs(settings=stream_home)
-    yield started
-    for name in list(started.running):
-        started.kill(name)
+    """The consumer on `stream_home`."""
+    with _jobs(stream_home) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def road_jobs(road_home: Settings) -> Iterator[Jobs]:
+    """The consumer and landing on `road_home`."""
+    with _jobs(road_home) as started:
+        yield started
+
+
+@contextmanager
+def _jobs(settings: Settings) -> Iterator[Jobs]:
+    """Those that still run at the end are killed."""
+    started = Jobs(settings=settings)
+    try:
+        yield started
+    finally:
+        for name in list(started.running):
+            started.kill(name)
 
 
 @dataclass
