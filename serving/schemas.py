@@ -104,7 +104,9 @@ class Result(Item):
 class Explanation(_Out):
     """What an answer was made from."""
 
-    expression: str = Field(description="The filter as Milvus got it.")
+    expressions: list[str] = Field(
+        description="The filters as Milvus got them; the results of a later one fill up."
+    )
     matches: int = Field(description="Items of the catalogue that satisfy filters and terms.")
     windows: dict[str, int] = Field(
         description="How many events of each sequence the user tower saw.",
@@ -113,7 +115,11 @@ class Explanation(_Out):
 
 
 class SearchAnswer(_Out):
-    """Results, best first, and how they came to be."""
+    """Results, best first, and how they came to be.
+
+    Where the terms of the query leave too few items (`fell_back`), those come first, and the best
+    of the others fill up behind them.
+    """
 
     search_id: str = Field(description="Send it with the clicks on these results.")
     at: datetime

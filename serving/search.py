@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,13 +39,14 @@ from serving.schemas import (
     Term,
 )
 from serving.shelf import Shelf
+from serving.understanding import Control, control
 from serving.understanding import Term as FoundTerm
-from serving.understanding import control
 
 # A post-filter needs more hits than results: the paper loses 30 % to it, a wrong brand more.
 _POST_FILTER_FACTOR = 4
 
 Rows = Mapping[str, Row | None]
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -93,9 +94,25 @@ class Embedded:
 class Found:
     """Rows of the item table [n] with their scores [n], and the terms they all satisfy."""
 
-    rows: npt.NDArray[np.int64]
+    rows: Numbers
     scores: npt.NDArray[np.float32]
     applied: tuple[FoundTerm, ...]
+
+    @classmethod
+    def of(cls, shelf: Shelf, hits: Sequence[Hits], *, applied: tuple[FoundTerm, ...]) -> Found:
+        """The hits of several searches behind each other, each item where it came first."""
+        rows = shelf.rows(np.concatenate([each.keys for each in hits]))
+        scores = np.concatenate([each.scores for each in hits])
+        _, first = np.unique(rows, return_index=True)
+        return cls(rows=rows, scores=scores, applied=applied).at(np.sort(first))
+
+    def at(self, places: Numbers) -> Found:
+        """Some of them, in that order."""
+        return replace(self, rows=self.rows[places], scores=self.scores[places])
+
+    def first(self, k: int) -> Found:
+        """The first k."""
+        return self.at(np.arange(min(k, len(self.rows))))
 
 
 class Engine:
@@ -119,20 +136,19 @@ class Engine:
                 live.shelf,
                 wanted,
                 passing=live.shelf.passing(request.filters),
-                min_relevant=self._min_relevant,
+                min_relevant=self._min_relevant if mode == "filter" else 0,
             )
         with timings.step("index"):
+            tiers = _tiers(decided, mode)
+            asked = [expression(request.filters, [term.clause for term in tier]) for tier in tiers]
             late = mode == "post_filter" and bool(decided.kept)
-            inside = [] if late else [term.clause for term in decided.kept]
-            asked = expression(request.filters, inside)
             fetched = min(request.k * _POST_FILTER_FACTOR, MAX_K) if late else request.k
-            hits = self._hits(live, embedded.vector_D, k=fetched, asked=asked)
+            hits = [self._hits(live, embedded.vector_D, k=fetched, asked=each) for each in asked]
         with timings.step("items"):
-            found = Found(rows=live.shelf.rows(hits.keys), scores=hits.scores, applied=decided.kept)
+            found = Found.of(live.shelf, hits, applied=decided.kept)
             if late:
-                enough = min(self._min_relevant, request.k)
-                found = post_filter(live.shelf, found, k=request.k, enough=enough)
-            results = _results(live, found, terms)
+                found = post_filter(live.shelf, found, enough=min(self._min_relevant, request.k))
+            results = _results(live, found.first(request.k), terms)
         answer = SearchAnswer(
             search_id=uuid.uuid4().hex,
             at=_moment(embedded.at_ms),
@@ -145,7 +161,7 @@ class Engine:
             results=results,
             timings_ms=timings.rounded(),
             explanation=Explanation(
-                expression=asked, matches=decided.matches, windows=lengths(embedded.windows)
+                expressions=asked, matches=decided.matches, windows=lengths(embedded.windows)
             )
             if request.explain
             else None,
@@ -173,14 +189,22 @@ class Engine:
         return self._searcher.search(collection, vector_D[None], k=k, expression=asked)[0]
 
 
-def post_filter(shelf: Shelf, found: Found, *, k: int, enough: int) -> Found:
-    """The first k that satisfy all terms; were those fewer than `enough`, the first k as found."""
+def post_filter(shelf: Shelf, found: Found, *, enough: int) -> Found:
+    """Those that satisfy all terms; were they fewer than `enough`, the others behind them."""
     right = np.ones(len(found.rows), bool)
     for term in found.applied:
         right &= shelf.satisfying(term.clause)[found.rows]
-    if right.sum() < min(enough, len(found.rows)):
-        return Found(rows=found.rows[:k], scores=found.scores[:k], applied=())
-    return Found(rows=found.rows[right][:k], scores=found.scores[right][:k], applied=found.applied)
+    if right.sum() >= min(enough, len(found.rows)):
+        return found.at(np.flatnonzero(right))
+    return replace(found.at(np.argsort(~right, kind="stable")), applied=())
+
+
+def _tiers(decided: Control, mode: Relevance) -> list[tuple[FoundTerm, ...]]:
+    """The terms that each search filters by; a later one fills up behind an earlier one."""
+    if mode == "post_filter":
+        return [()]
+    all_terms = (*decided.kept, *decided.dropped)
+    return [all_terms, decided.kept] if decided.dropped and decided.exact else [decided.kept]
 
 
 def embed(live: Live, request: EmbedRequest, timings: Timings) -> Embedded:

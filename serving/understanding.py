@@ -5,8 +5,8 @@ query word by word, the longest first, left to right. A term of several fields o
 category and the leaf "cheese") is satisfied by any of them.
 
 Relevance control keeps what the terms ask for: as a filter inside the search, or on its results.
-Terms that would leave too few items are dropped, the most selective first: an embedding's
-neighbours are a better answer than none. Source: MGDSPR (KDD 2021), section 3.5.
+Terms that would leave too few items are dropped, the most selective first, so that an embedding's
+neighbours fill up behind the few that satisfy all. Source: MGDSPR (KDD 2021), section 3.5.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ class Control:
     Attributes:
         kept, dropped: terms; together all that were recognised.
         matches: items that satisfy the request's filters and all kept terms.
+        exact: those of them that satisfy the dropped terms too.
     """
 
     kept: tuple[Term, ...]
     dropped: tuple[Term, ...]
     matches: int
+    exact: int
 
 
 class Vocabulary:
@@ -100,12 +102,17 @@ def control(shelf: Shelf, terms: Sequence[Term], *, passing: Mask, min_relevant:
     """
     enough = min(min_relevant, int(passing.sum()))
     masks = {term.phrase: shelf.satisfying(term.clause) & passing for term in terms}
-    widest_first = sorted(terms, key=lambda term: -int(masks[term.phrase].sum()))
-    while True:
-        together = np.logical_and.reduce([passing, *(masks[t.phrase] for t in widest_first)])
-        matches = int(together.sum())
-        if matches >= enough:
-            kept = tuple(term for term in terms if term in widest_first)
-            dropped = tuple(term for term in terms if term not in widest_first)
-            return Control(kept=kept, dropped=dropped, matches=matches)
-        widest_first.pop()
+
+    def matches(some: Sequence[Term]) -> int:
+        return int(np.logical_and.reduce([passing, *(masks[term.phrase] for term in some)]).sum())
+
+    kept = sorted(terms, key=lambda term: -int(masks[term.phrase].sum()))
+    exact = matches(kept)
+    while matches(kept) < enough:
+        kept.pop()
+    return Control(
+        kept=tuple(term for term in terms if term in kept),
+        dropped=tuple(term for term in terms if term not in kept),
+        matches=matches(kept),
+        exact=exact,
+    )

@@ -101,7 +101,7 @@ function showAnswer(answer, asked) {
 
 function showTerm(term, answer) {
   const fields = Object.keys(term.fields).map((field) => field.replace("_", " ")).join(" or ");
-  const state = term.applied ? "✓" : answer.relevance === "off" ? "(off)" : "too few, not applied";
+  const state = term.applied ? "✓" : answer.relevance === "off" ? "(off)" : "too few, others fill up";
   const values = Object.entries(term.fields).map(([field, all]) => `${field}: ${all.join(", ")}`);
   return element("li", {
     text: `“${term.phrase}” is a ${fields} ${state}`,
@@ -159,7 +159,7 @@ function showExplanation(answer) {
   const windows = Object.entries(answer.explanation.windows).map(([name, n]) => `${name} ${n}`);
   const rows = {
     collection: answer.collection,
-    filter: answer.explanation.expression || "none",
+    filter: answer.explanation.expressions.filter(Boolean).join("; then ") || "none",
     "events the tower saw": windows.join(", "),
     "search id": answer.search_id,
   };
