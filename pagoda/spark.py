@@ -63,6 +63,8 @@ def catalog_conf(settings: Settings) -> dict[str, str]:
     }
     return {
         prefix: "org.apache.iceberg.spark.SparkCatalog",
+        # Iceberg would show a session tables as they were when it first read them.
+        f"{prefix}.cache-enabled": "false",
         "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
         **{f"{prefix}.{key}": value for key, value in given.items()},
     }

@@ -15,7 +15,7 @@ in late since.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
@@ -31,7 +31,8 @@ from jobs.batch import history, item_profile, item_stats, user_day, user_intrada
 from pagoda import dataset, features, lake, schemas, settings, spark
 from pagoda.console import emit_table, people, run
 from pagoda.errors import InputError, NothingToDo
-from pagoda.features import ITEM_PROFILE, View
+from pagoda.features import View
+from pagoda.schemas import EVENTS, SEARCHES
 from pagoda.sequences import Int64s
 from pagoda.settings import Settings
 from pagoda.windows import DAY_MS, WindowSpec
@@ -85,14 +86,8 @@ def main(
     emit_table(summary, title=f"Features of {begin} to {end}", as_json=as_json)
 
 
-def build_all(
-    session: SparkSession,
-    loaded: Settings,
-    days: Days,
-    *,
-    views: Collection[View] = features.VIEWS,
-) -> list[dict[str, Any]]:
-    """Build and write every view, or only some. Returns: a summary row for each.
+def build_all(session: SparkSession, loaded: Settings, days: Days) -> list[dict[str, Any]]:
+    """Build and write every view. Returns: a summary row for each.
 
     Raises: NothingToDo if the lake holds no event or search that these days could see.
     """
@@ -100,111 +95,69 @@ def build_all(
     imported = dataset.load(loaded)
     lake.create_all(loaded)
     span = max(spec.recent_days + spec.long_term_days, SPAN_DAYS)
-    reach = Days(first=days.first - timedelta(days=span), last=days.last)
+    oldest = days.first - timedelta(days=span)
     events = (
         history.read(
-            session,
-            loaded,
-            click_actions=imported.click_actions,
-            first=reach.first,
-            last=reach.last,
+            session, loaded, click_actions=imported.click_actions, first=oldest, last=days.last
         )
         .repartition("user_key")
         .persist(StorageLevel.MEMORY_AND_DISK)
     )
+
+    def replace(view: View, rows: DataFrame) -> int:
+        return replace_days(loaded, view, rows, days)
+
+    midnights = days.midnights
+    steps: dict[str, Callable[[], int]] = {
+        "user_day": lambda: replace(
+            features.USER_DAY, user_day.build(events, days=midnights, spec=spec)
+        ),
+        "user_intraday": lambda: replace(
+            features.USER_INTRADAY, user_intraday.build(events, days=midnights, spec=spec)
+        ),
+        "user_stats": lambda: replace(
+            features.USER_STATS, user_stats.build(events, days=midnights)
+        ),
+        "item_stats": lambda: replace(
+            features.ITEM_STATS, item_stats.build(events, first=days.first, last=days.last)
+        ),
+        "item_profile": lambda: write_profiles(session, loaded),
+    }
     try:
         if events.isEmpty():
             raise NothingToDo(
                 "no events or searches to build features of",
-                where=f"lake, {reach.first} to {reach.last}",
+                where=f"lake, {oldest} to {days.last}",
                 next_step="Import data, or give days that have some with --from and --to.",
             )
-        midnights = days.midnights
-        items = session.table(lake.spark_name(loaded, schemas.ITEMS))
-        builds: list[tuple[View, Callable[[], DataFrame]]] = [
-            (features.USER_DAY, lambda: user_day.build(events, days=midnights, spec=spec)),
-            (
-                features.USER_INTRADAY,
-                lambda: user_intraday.build(events, days=midnights, spec=spec),
-            ),
-            (features.USER_STATS, lambda: user_stats.build(events, days=midnights)),
-            (
-                features.ITEM_STATS,
-                lambda: item_stats.build(events, first=days.first, last=days.last),
-            ),
-            (features.ITEM_PROFILE, lambda: item_profile.build(items)),
-        ]
-        chosen = [(view, build) for view, build in builds if view in views]
-        return [_write(session, loaded, view, build(), days) for view, build in _watched(chosen)]
+        return _run(steps)
     finally:
         events.unpersist()
 
 
-def oldest_changed(session: SparkSession, loaded: Settings, *, before: date) -> date:
-    """The first day whose rows differ from what was built before the day `before`."""
-    built = _newest_day(session, loaded, features.USER_DAY, before=before)
-    if built is None:
-        return before
-    return min([built, *_late_since(session, loaded, built)])
+def replace_days(loaded: Settings, view: View, rows: DataFrame, days: Days) -> int:
+    """Put rows in place of all that the table held for these days, in one commit.
 
-
-def _newest_day(
-    session: SparkSession, loaded: Settings, view: View, *, before: date
-) -> date | None:
-    lake.create_all(loaded)
-    table = session.table(lake.spark_name(loaded, view.table))
-    return _value(table.where(sf.col("day") < sf.lit(before)).agg(sf.max("day")))
-
-
-def _late_since(session: SparkSession, loaded: Settings, since: date) -> list[date]:
-    """The oldest day of events and searches that came in on a later day than their own."""
-    found = []
-    for table in (schemas.EVENTS, schemas.SEARCHES):
-        rows = session.table(lake.spark_name(loaded, table)).where(
-            (sf.col("ts") >= sf.lit(since - timedelta(days=LATE_DAYS)).cast("timestamp"))
-            & (sf.col("ingested_at") >= sf.lit(since).cast("timestamp"))
-            & (sf.to_date("ts") < sf.to_date("ingested_at"))
-        )
-        oldest = _value(rows.agg(sf.min(sf.to_date("ts"))))
-        found += [oldest] if oldest else []
-    return found
-
-
-def _value(one_row: DataFrame) -> date | None:
-    value: date | None = one_row.collect()[0][0]
-    return value
-
-
-def _write(
-    session: SparkSession, loaded: Settings, view: View, rows: DataFrame, days: Days
-) -> dict[str, Any]:
-    """Replace what the table held for these days. Returns: the summary row."""
-    began = time.monotonic()
-    name = lake.spark_name(loaded, view.table)
-    if view is ITEM_PROFILE:
-        written = _merge_profiles(session, name, rows)
-    else:
-        in_range = (sf.col("day") >= sf.lit(days.first)) & (sf.col("day") <= sf.lit(days.last))
-        rows.select(*view.table.schema.names).writeTo(name).overwrite(in_range)
-        written = _added_rows(loaded, view)
-    return {
-        "view": view.name,
-        "rows": written,
-        "seconds": round(time.monotonic() - began, 1),
-    }
-
-
-def _added_rows(loaded: Settings, view: View) -> int:
+    Returns: how many rows were written.
+    """
+    # Not overwritePartitions: it would leave the old rows of a day that has none any more.
+    in_range = (sf.col("day") >= sf.lit(days.first)) & (sf.col("day") <= sf.lit(days.last))
+    rows.select(*view.table.schema.names).writeTo(lake.spark_name(loaded, view.table)).overwrite(
+        in_range
+    )
     snapshot = lake.open_table(loaded, view.table).current_snapshot()
     return int(snapshot.summary["added-records"] or 0) if snapshot and snapshot.summary else 0
 
 
-def _merge_profiles(session: SparkSession, name: str, rows: DataFrame) -> int:
-    """Add what is new or corrected and keep earlier rows: the profile as it was stays readable.
+def write_profiles(session: SparkSession, loaded: Settings) -> int:
+    """Add profiles that are new or corrected; earlier ones stay, so that they can be read as of
+    an earlier moment.
 
     Returns: how many rows were added or corrected.
     """
-    changed = rows.subtract(session.table(name)).localCheckpoint()
+    name = lake.spark_name(loaded, features.ITEM_PROFILE.table)
+    profiles = item_profile.build(session.table(lake.spark_name(loaded, schemas.ITEMS)))
+    changed = profiles.subtract(session.table(name)).localCheckpoint()
     count = changed.count()
     if count:
         changed.createOrReplaceTempView("changed_profiles")
@@ -216,13 +169,41 @@ def _merge_profiles(session: SparkSession, name: str, rows: DataFrame) -> int:
             WHEN NOT MATCHED THEN INSERT *
             """
         )
+        session.catalog.dropTempView("changed_profiles")
     return count
 
 
-def _watched(
-    builds: list[tuple[View, Callable[[], DataFrame]]],
-) -> Iterator[tuple[View, Callable[[], DataFrame]]]:
-    """The same, each named on the terminal while it is at work."""
+def oldest_changed(session: SparkSession, loaded: Settings, *, before: date) -> date:
+    """The first day whose rows differ from what was built on days before `before`."""
+    lake.create_all(loaded)
+    days_built = session.table(lake.spark_name(loaded, features.USER_DAY.table)).select("day")
+    built = _value(days_built.where(sf.col("day") < sf.lit(before)).agg(sf.max("day")))
+    if built is None:
+        return before
+    late = [_oldest_late(session, loaded, table, built) for table in (EVENTS, SEARCHES)]
+    return min(day for day in (built, *late) if day)
+
+
+def _oldest_late(
+    session: SparkSession, loaded: Settings, table: schemas.Table, since: date
+) -> date | None:
+    """The oldest day of what came in since that day, later than on its own."""
+    late = session.table(lake.spark_name(loaded, table)).where(
+        (sf.col("ts") >= sf.lit(since - timedelta(days=LATE_DAYS)).cast("timestamp"))
+        & (sf.col("ingested_at") >= sf.lit(since).cast("timestamp"))
+        & (sf.to_date("ts") < sf.to_date("ingested_at"))
+    )
+    return _value(late.agg(sf.min(sf.to_date("ts"))))
+
+
+def _value(one_row: DataFrame) -> date | None:
+    value: date | None = one_row.collect()[0][0]
+    return value
+
+
+def _run(steps: dict[str, Callable[[], int]]) -> list[dict[str, Any]]:
+    """Run each step, named on the terminal while it is at work. Returns: the summary."""
+    summary = []
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -230,10 +211,14 @@ def _watched(
         console=people,
         transient=True,
     ) as progress:
-        for view, build in builds:
-            task = progress.add_task(view.name)
-            yield view, build
+        for view, step in steps.items():
+            task = progress.add_task(view)
+            began = time.monotonic()
+            written = step()
+            seconds = round(time.monotonic() - began, 1)
+            summary.append({"view": view, "rows": written, "seconds": seconds})
             progress.remove_task(task)
+    return summary
 
 
 if __name__ == "__main__":
