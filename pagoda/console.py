@@ -39,6 +39,9 @@ def run(app: typer.Typer | Callable[[], Any]) -> None:
 def configure_logging() -> None:
     """Key-value log lines on stderr; JSON where nobody watches."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    # These clients log what they also raise, and that a machine is busy.
+    for client in ("kafka", "pymilvus"):
+        logging.getLogger(client).setLevel(logging.CRITICAL)
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=True)
         if sys.stderr.isatty()

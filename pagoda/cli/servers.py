@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -87,8 +86,6 @@ class Progress:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
-        for client in ("kafka", "pymilvus"):  # they log what is expected while a server starts
-            logging.getLogger(client).setLevel(logging.CRITICAL)
         self._spinner.start()
         return self
 
