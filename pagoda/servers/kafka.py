@@ -87,11 +87,12 @@ def _class_path(settings: Settings) -> str:
 
 def _format(java_command: tuple[str, ...], data: Path) -> None:
     """Give the empty log folder its cluster id, as KRaft wants it before the first start."""
+    # One in 64 begins with a dash: handed over with "=", it is no option.
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     done = subprocess.run(
         [
             *java_command, "kafka.tools.StorageTool", "format",
-            "--cluster-id", cluster, "--config", "server.properties", "--ignore-formatted",
+            f"--cluster-id={cluster}", "--config", "server.properties", "--ignore-formatted",
         ],
         cwd=data,
         capture_output=True, text=True, check=False,
