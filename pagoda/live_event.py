@@ -51,8 +51,9 @@ class Shown:
     after: Json
 
     def ranks(self) -> list[Json]:
-        """The items of both answers, in the order of the later: rank before, rank after, title."""
+        """The items of both answers, in the order of the later: rank and score then and now."""
         before, after = _ranks(self.before), _ranks(self.after)
+        score_before, score_after = _scores(self.before), _scores(self.after)
         found = (*self.before["results"], *self.after["results"])
         titles = {item["item_id"]: item["title"] for item in found}
         order = sorted(titles, key=lambda item: (after.get(item, _K + 1), before.get(item, 0)))
@@ -60,6 +61,8 @@ class Shown:
             {
                 "before": before.get(item),
                 "after": after.get(item),
+                "score before": score_before.get(item),
+                "score after": score_after.get(item),
                 "item": item,
                 "title": titles[item],
                 "": "clicked" if item == self.clicked["item_id"] else "",
@@ -68,13 +71,14 @@ class Shown:
         ]
 
     def sequences(self) -> list[Json]:
-        """Each sequence with its length and newest entries, before and after."""
+        """Each sequence: its length before and after, and the newest entries where it moved."""
         before, after = _parts(self.known_before), _parts(self.known_after)
         return [
             {
                 "sequence": name,
                 "before": len(before[name]),
                 "after": len(after[name]),
+                "moved": before[name] != after[name],
                 "newest before": _newest(before[name]),
                 "newest after": _newest(after[name]),
             }
@@ -117,15 +121,23 @@ def show(settings: Settings) -> Shown:
 
 
 def _whose_what(http: httpx.Client) -> tuple[str, str]:
-    """The most active recent user, and their newest query."""
+    """The most active recent user, and the one of their queries that most items match."""
     for user in _json(http.get, "/users/examples"):
-        known = _json(http.get, f"/user/{user['user_id']}/sequences")
-        if known["queries"]:
-            return user["user_id"], known["queries"][0]["query"]
+        user_id = str(user["user_id"])
+        known = _json(http.get, f"/user/{user_id}/sequences")
+        queries = {each["query"] for each in known["queries"]}
+        if queries:
+            return user_id, max(sorted(queries), key=lambda query: _matches(http, query))
     raise NothingToDo(
         "no user has both events and queries in the last days",
         next_step="Import data again: its times are shifted to now.",
     )
+
+
+def _matches(http: httpx.Client, query: str) -> int:
+    """How many items the query's terms leave; 0 where they were dropped."""
+    answer = _json(http.post, "/search", json={"query": query, "k": 1, "explain": True})
+    return 0 if answer["fell_back"] else int(answer["explanation"]["matches"])
 
 
 def _search(http: httpx.Client, user_id: str, query: str) -> Json:
@@ -185,6 +197,10 @@ def _ranks(answer: Json) -> dict[str, int]:
     return {item["item_id"]: rank for rank, item in enumerate(answer["results"], start=1)}
 
 
+def _scores(answer: Json) -> dict[str, float]:
+    return {item["item_id"]: round(item["score"], 4) for item in answer["results"]}
+
+
 def _parts(known: Json) -> dict[str, list[Json]]:
     return {
         "real-time": known["real_time"],
@@ -194,9 +210,11 @@ def _parts(known: Json) -> dict[str, list[Json]]:
     }
 
 
-def _newest(part: list[Json]) -> str:
-    names = [each.get("query") or each.get("title") or each.get("item_id") for each in part]
-    return "\n".join(str(name) for name in names[:_NEWEST])
+def _newest(part: list[Json]) -> list[str]:
+    return [
+        str(each.get("query") or each.get("title") or "(an item that is not in this bundle)")
+        for each in part[:_NEWEST]
+    ]
 
 
 def _json(call: Callable[..., httpx.Response], path: str, **arguments: Any) -> Any:

@@ -63,11 +63,20 @@ def tell(settings: Settings, shown: Shown) -> None:
         f"{shown.clicked['title']!r}. Through Kafka it was in the online features after "
         f"{shown.visible_ms} ms."
     )
-    emit_table(shown.sequences(), title="Sequences")
-    emit_table(shown.ranks(), title="Results by rank")
+    for part in shown.sequences():
+        _tell_sequence(part)
+    emit_table(shown.ranks(), title="Results: rank before and after")
     _headline("Where to look")
     for name, address in _addresses(settings).items():
         people.print(f"{name}: {address}", highlight=False)
+
+
+def _tell_sequence(part: Json) -> None:
+    lengths = f"{part['sequence']}: {part['before']} events before, {part['after']} after"
+    people.print(lengths if part["moved"] else f"{lengths}, unmoved", highlight=False)
+    if part["moved"]:
+        for when in ("newest before", "newest after"):
+            people.print(f"  {when}: {' | '.join(part[when])}", highlight=False, markup=False)
 
 
 def _live(settings: Settings) -> tuple[Manifest, IndexReport]:
