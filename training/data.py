@@ -186,8 +186,8 @@ def prepare(
     """Cut and encode feature rows into files in `folder`, and join the lines to them.
 
     Args:
-        rows: `user_key`, `event_timestamp` (one millisecond before the request) and feature
-            columns `view__column`; one row a request, in any order.
+        rows: `user_key`, `t_ms` and feature columns `view__column`; one row a request, in any
+            order.
         lines: `training.lines.LINE_COLUMNS`. Lines whose item the catalogue lacks are left out.
     Raises: ValueError if a line has no row or two rows are of one request.
     """
@@ -196,10 +196,8 @@ def prepare(
     files = _Files(folder)
     keys: list[npt.NDArray[np.int64]] = []
     for batch in rows:
-        user_key = batch.column("user_key").to_numpy().astype(np.int64)
-        t_ms = batch.column("event_timestamp").cast(pa.timestamp("ms", "UTC"))
-        t_ms = t_ms.cast(pa.int64()).to_numpy() + 1
-        keys.append(np.stack([user_key, t_ms]))
+        t_ms = batch.column("t_ms").to_numpy()
+        keys.append(np.stack([batch.column("user_key").to_numpy(), t_ms]))
         files.append(
             encode(zip(_requests(batch), t_ms.tolist(), strict=True), catalogue, numbers, spec=spec)
         )

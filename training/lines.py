@@ -7,7 +7,7 @@ basket) are one request: features are fetched and encoded once for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal
 
 import polars as pl
@@ -37,7 +37,12 @@ class Span:
     @property
     def first_ms(self) -> int:
         """Where the days begin, epoch milliseconds."""
-        return int(datetime.combine(self.first, datetime.min.time(), UTC).timestamp()) * 1000
+        return _ms(self.first)
+
+    @property
+    def end_ms(self) -> int:
+        """Where they end, epoch milliseconds."""
+        return _ms(self.end)
 
     def filter(self, column: str = "ts") -> str:
         """Iceberg's row filter for a time in these days."""
@@ -103,5 +108,9 @@ def _t_ms() -> pl.Expr:
     return pl.col("ts").dt.epoch("ms").alias("t_ms")
 
 
+def _ms(day: date) -> int:
+    return int(datetime.combine(day, time(), UTC).timestamp()) * 1000
+
+
 def _midnight(day: date) -> str:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC).isoformat()
+    return datetime.combine(day, time(), UTC).isoformat()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from training.lines import Span
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+MOMENT = "t_ms"  # the request's own time again, epoch milliseconds
 _ROWS_PER_BATCH = 2_000
 
 
@@ -49,6 +50,8 @@ def fetch(settings: Settings, service: Service, requests: pl.DataFrame, folder: 
         "user_key",
         event_timestamp=pl.from_epoch(pl.col("t_ms") - 1, "ms").dt.replace_time_zone("UTC"),
     ).write_parquet(entities)
+    from pyspark.sql import functions
+
     with spark.session(settings, "training rows") as session:
         feature_store = store.open_store(settings)
         joined: DataFrame = feature_store.get_historical_features(
@@ -57,7 +60,9 @@ def fetch(settings: Settings, service: Service, requests: pl.DataFrame, folder: 
             full_feature_names=True,
             filter_by_created_timestamp=True,
         ).to_spark_df()
-        joined.write.parquet(rows.as_uri())
+        joined.withColumns(
+            {MOMENT: functions.unix_millis("event_timestamp") + functions.lit(1)}
+        ).drop("event_timestamp").write.parquet(rows.as_uri())
     found = _count(rows)
     if found != len(requests):
         raise InputError(
@@ -72,9 +77,8 @@ def fetch(settings: Settings, service: Service, requests: pl.DataFrame, folder: 
 
 def read(rows: Path, span: Span) -> Iterator[pa.RecordBatch]:
     """The rows whose request lies in these days, in batches."""
-    at = arrow_dataset.field("event_timestamp")
-    first, end = (_midnight(day) - timedelta(milliseconds=1) for day in (span.first, span.end))
-    within = (at >= pa.scalar(first)) & (at < pa.scalar(end))
+    at = arrow_dataset.field(MOMENT)
+    within = (at >= span.first_ms) & (at < span.end_ms)
     yield from arrow_dataset.dataset(rows).to_batches(
         filter=within, batch_size=_ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1
     )
@@ -121,7 +125,3 @@ def _all_days_built(view: str, span: Span, built: set[date]) -> None:
 
 def _count(rows: Path) -> int:
     return int(arrow_dataset.dataset(rows).count_rows())
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -1,0 +1,54 @@
+"""Softmax losses by loops over plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Vectors = Sequence[Sequence[float]]
+
+
+def dot(left: Sequence[float], right: Sequence[float]) -> float:
+    """Inner product."""
+    return sum(a * b for a, b in zip(left, right, strict=True))
+
+
+def in_batch_softmax(
+    users: Vectors,
+    items: Vectors,
+    *,
+    positive: Sequence[int],
+    baskets: Sequence[set[int]],
+    q: Sequence[float] | None,
+    temperature: float,
+) -> float:
+    """Mean over lines of -log of the positive's share.
+
+    A line's negatives are the items outside of its basket, each weighed by 1/q.
+    """
+    losses = []
+    for user, own, basket in zip(users, positive, baskets, strict=True):
+        top = math.exp(dot(user, items[own]) / temperature)
+        others = sum(
+            math.exp(dot(user, item) / temperature) / (q[number] if q else 1)
+            for number, item in enumerate(items)
+            if number not in basket
+        )
+        losses.append(-math.log(top / (top + others)))
+    return sum(losses) / len(losses)
+
+
+def full_softmax_gradient(
+    user: Sequence[float], items: Vectors, positive: int, temperature: float
+) -> list[float]:
+    """Gradient by the user's vector of -log softmax over all items."""
+    weights = [math.exp(dot(user, item) / temperature) for item in items]
+    total = sum(weights)
+    return [
+        (
+            sum(weight / total * item[place] for weight, item in zip(weights, items, strict=True))
+            - items[positive][place]
+        )
+        / temperature
+        for place in range(len(user))
+    ]

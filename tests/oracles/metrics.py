@@ -1,0 +1,59 @@
+"""Ranking metrics by sorting everything and looking."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+
+def ranking(scores: Sequence[float]) -> list[int]:
+    """Candidates from best to worst; of equal scores the earlier candidate first."""
+    return sorted(range(len(scores)), key=lambda candidate: (-scores[candidate], candidate))
+
+
+def rank(scores: Sequence[float], target: int) -> int | None:
+    """How many candidates stand before the target, None if it is no candidate."""
+    return ranking(scores).index(target) if 0 <= target < len(scores) else None
+
+
+def recall(ranks: Sequence[int | None], k: int) -> float:
+    """Share of lines whose one relevant item is in the top k."""
+    return sum(1 for rank in ranks if rank is not None and rank in range(k)) / len(ranks)
+
+
+def ndcg(ranks: Sequence[int | None], k: int) -> float:
+    """Discounted gain of the top k; with one relevant item the ideal gain is 1."""
+    gains = [
+        sum(1 / math.log2(place + 2) for place in range(k) if place == rank) for rank in ranks
+    ]
+    return sum(gains) / len(gains)
+
+
+def bm25(documents: Sequence[Sequence[str]], query: Sequence[str]) -> list[float]:
+    """BM25 with k1 = 1.2, b = 0.75, and each distinct query word once."""
+    mean = sum(map(len, documents)) / len(documents)
+    scores = []
+    for document in documents:
+        score = 0.0
+        for word in set(query):
+            holding = sum(1 for each in documents if word in each)
+            idf = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+            count = document.count(word)
+            length = 1 - 0.75 + 0.75 * len(document) / mean
+            score += idf * count * 2.2 / (count + 1.2 * length)
+        scores.append(score)
+    return scores
+
+
+def repeat_first(
+    documents: Sequence[Sequence[str]], query: Sequence[str], owned: Sequence[int]
+) -> list[int]:
+    """The user's own matching items by how often, then matching ones, then the rest."""
+
+    def order(candidate: int) -> tuple[bool, int, bool, int]:
+        matches = set(query) <= set(documents[candidate])
+        times = Counter(owned)[candidate] if matches else 0
+        return (times == 0, -times, not matches, candidate)
+
+    return sorted(range(len(documents)), key=order)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.oracles import losses as oracle
+from training.losses import in_batch_softmax
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([0.5, 2.0]))
+def test_loss_agrees_with_loops(seed: int, corrected: bool, temperature: float) -> None:
+    dice = np.random.default_rng(seed)
+    users, items = dice.normal(size=(5, 3)), dice.normal(size=(6, 3))
+    request = np.array([0, 0, 1, 2, 2])
+    positive = np.array([0, 1, 2, 3, 0])
+    baskets = [{0, 1}, {0, 1}, {2}, {0, 3}, {0, 3}]
+    q = dice.uniform(0.1, 1, size=6)
+    false_negative = torch.tensor(
+        [[item in baskets[line] - {positive[line]} for item in range(6)] for line in range(5)]
+    )
+    assert len(request) == len(positive)
+    found = in_batch_softmax(
+        torch.tensor(users),
+        torch.tensor(items),
+        positive_B=torch.tensor(positive),
+        false_negative_BP=false_negative,
+        log_q_P=torch.tensor(np.log(q)) if corrected else None,
+        temperature=temperature,
+    )
+    expected = oracle.in_batch_softmax(
+        users.tolist(),
+        items.tolist(),
+        positive=positive.tolist(),
+        baskets=baskets,
+        q=q.tolist() if corrected else None,
+        temperature=temperature,
+    )
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_log_q_makes_the_expected_gradient_that_of_the_full_softmax() -> None:
+    """Batches drawn from known, skewed chances: corrected agrees with full, uncorrected does not."""
+    dice = np.random.default_rng(0)
+    items, user = dice.normal(size=(400, 3)) / 2, dice.normal(size=3)
+    positive, temperature = 4, 1.0
+    # The popular half of one corner of the space: plain in-batch softmax pushes it away too hard.
+    q = np.where(items[:, 0] > 0, 0.9, 0.15)
+    draws = 400
+    corrected, plain = (
+        np.mean(
+            [
+                _gradient(dice, items, user, positive, q, temperature, correct=correct)
+                for _ in range(draws)
+            ],
+            axis=0,
+        )
+        for correct in (True, False)
+    )
+    full = np.array(
+        oracle.full_softmax_gradient(user.tolist(), items.tolist(), positive, temperature)
+    )
+    assert np.abs(corrected - full).max() < 0.02
+    assert np.abs(plain - full).max() > 0.1
+
+
+def _gradient(
+    dice: np.random.Generator,
+    items: np.ndarray,
+    user: np.ndarray,
+    positive: int,
+    q: np.ndarray,
+    temperature: float,
+    *,
+    correct: bool,
+) -> np.ndarray:
+    """The user vector's gradient for one batch: the positive, and others by their chances."""
+    held = np.flatnonzero(dice.uniform(size=len(items)) < q)
+    batch = np.union1d(held, [positive])
+    user_BD = torch.tensor(user[None], requires_grad=True)
+    in_batch_softmax(
+        user_BD,
+        torch.tensor(items[batch]),
+        positive_B=torch.tensor([int(np.searchsorted(batch, positive))]),
+        false_negative_BP=torch.zeros(1, len(batch), dtype=torch.bool),
+        log_q_P=torch.tensor(np.log(q[batch])) if correct else None,
+        temperature=temperature,
+    ).backward()
+    assert user_BD.grad is not None
+    return user_BD.grad.numpy()[0]
