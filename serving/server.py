@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import typer
 import uvicorn
@@ -17,6 +19,8 @@ app = typer.Typer(help="Run the search service.")
 def main() -> None:
     """Serve searches at the address of the settings, with whatever bundle is current."""
     settings = settings_module.load()
+    # Its client logs every attempt at a broker that is away; the publisher says it once itself.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     # One thread a request: a batch of one gains nothing from more, and requests run side by side.
     torch.set_num_threads(1)
     serving = settings.serving

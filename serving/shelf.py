@@ -82,5 +82,8 @@ class Shelf:
         return mask
 
     def _any_of(self, field: str, values: Sequence[str]) -> Mask:
-        codes = [self._code_of[field].get(value, -2) for value in values]
-        return np.isin(self._codes_N[field], np.array(codes, np.int32))
+        code_of = self._code_of[field]
+        wanted = np.zeros(len(code_of) + 1, bool)  # the last, at -1, is an item without a value
+        wanted[[code_of[value] for value in values if value in code_of]] = True
+        mask: Mask = wanted[self._codes_N[field]]
+        return mask

@@ -1,8 +1,9 @@
 """Query understanding and relevance control: what brands and categories a query names.
 
-A term is a whole value of a field ("frozen pizza", as the catalogue's own words), found in the
-query word by word, the longest first, left to right. A term of several fields or values (the
-category and the leaf "cheese") is satisfied by any of them.
+A term is a value of a field in the catalogue's own words, found in the query word by word, the
+longest first, left to right. Of a category any run of its words will do: "fluid milk" names the
+leaf of that name and "fluid milk white only" alike. A term of several fields or values is
+satisfied by any of them.
 
 Relevance control keeps what the terms ask for: as a filter inside the search, or on its results.
 Terms that would leave too few items are dropped, the most selective first, so that an embedding's
@@ -21,7 +22,11 @@ from pagoda.filters import Clause
 from pagoda.text import units_of
 from serving.shelf import Mask, Shelf
 
-FIELDS = ("brand", "leaf_category", "category", "first_category", "colour")
+WHOLE = ("brand", "colour")
+IN_PART = ("leaf_category", "category", "first_category")
+# A run of words that more values share, or that is shorter, names nothing in particular.
+_MOST_VALUES = 100
+_FEWEST_LETTERS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,22 +58,25 @@ class Control:
     exact: int
 
 
+Phrase = tuple[str, ...]
+
+
 class Vocabulary:
     """Every term of a catalogue."""
 
     def __init__(self, shelf: Shelf) -> None:
-        found: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for field in FIELDS:
+        found: dict[Phrase, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for field in (*WHOLE, *IN_PART):
             for value in shelf.values(field):
                 words = tuple(units_of(value).words)
-                # A manufacturer called "64" is not what "64 oz" asks for.
-                if words and not all(word.isdigit() for word in words):
-                    found[words][field].append(value)
+                for phrase in _runs(words) if field in IN_PART else {words}:
+                    found[phrase][field].append(value)
         self._clauses = {
-            words: {field: tuple(sorted(values)) for field, values in fields.items()}
-            for words, fields in found.items()
+            phrase: {field: tuple(sorted(values)) for field, values in fields.items()}
+            for phrase, fields in found.items()
+            if _is_term(phrase, sum(map(len, fields.values())))
         }
-        self._longest = max((len(words) for words in self._clauses), default=0)
+        self._longest = max(map(len, self._clauses), default=0)
 
     def __len__(self) -> int:
         return len(self._clauses)
@@ -76,7 +84,7 @@ class Vocabulary:
     def terms(self, query: str) -> list[Term]:
         """The terms in a query, in its order, none overlapping another, each once."""
         words = units_of(query).words
-        found: dict[tuple[str, ...], Term] = {}
+        found: dict[Phrase, Term] = {}
         at = 0
         while at < len(words):
             phrase = self._phrase_at(words, at)
@@ -85,12 +93,24 @@ class Vocabulary:
             at += len(phrase) or 1
         return list(found.values())
 
-    def _phrase_at(self, words: Sequence[str], at: int) -> tuple[str, ...]:
+    def _phrase_at(self, words: Sequence[str], at: int) -> Phrase:
         for length in range(min(self._longest, len(words) - at), 0, -1):
             phrase = tuple(words[at : at + length])
             if phrase in self._clauses:
                 return phrase
         return ()
+
+
+def _runs(words: Phrase) -> set[Phrase]:
+    """Every run of neighbouring words; the whole is one, however short."""
+    ends = range(1, len(words) + 1)
+    runs = {words[start:end] for end in ends for start in range(end)}
+    return {run for run in runs if run == words or sum(map(len, run)) >= _FEWEST_LETTERS}
+
+
+def _is_term(phrase: Phrase, values: int) -> bool:
+    """A manufacturer called "64" is not what "64 oz" asks for."""
+    return values <= _MOST_VALUES and any(not word.isdigit() for word in phrase)
 
 
 def control(shelf: Shelf, terms: Sequence[Term], *, passing: Mask, min_relevant: int) -> Control:

@@ -134,7 +134,8 @@ function showItem(item, terms, best, worst) {
     shown.add(value);
     const name = field.replace("_", " ");
     const matched = terms.some((term) => term.fields[field]?.includes(value));
-    const tag = element("button", { text: matched ? `✓ ${value}` : value, type: "button",
+    const text = field === "brand" || field === "shop" ? `${name} ${value}` : value;
+    const tag = element("button", { text: matched ? `✓ ${text}` : text, type: "button",
                                     kind: matched ? "tag matched" : "tag",
                                     title: `${name}: filter by it` });
     tag.setAttribute("aria-label",

@@ -38,12 +38,28 @@ def _phrases(query: str) -> list[str]:
 
 def test_the_longest_term_wins() -> None:
     assert _phrases("acme green tea") == ["acme", "green tea"]
-    assert _phrases("green acme tea") == ["acme", "tea"]
+    assert _phrases("green acme tea") == ["green", "acme", "tea"]
 
 
 def test_a_term_names_every_field_and_spelling_that_reads_like_it() -> None:
     (term,) = VOCABULARY.terms("MILK")
     assert term.clause == {"category": ("Milk",), "leaf_category": ("MILK", "Milk")}
+
+
+def test_words_of_a_category_name_all_that_have_them() -> None:
+    (term,) = VOCABULARY.terms("tea")
+    assert term.clause == {"category": ("Tea",), "leaf_category": ("Black Tea", "Green Tea")}
+
+
+def test_a_brand_must_be_named_whole() -> None:
+    assert _phrases("hara") == []
+
+
+def test_a_word_that_a_hundred_categories_share_names_none() -> None:
+    many = [{"category": f"other kind{n}"} for n in range(101)]
+    vocabulary = Vocabulary(shelf_of(many))
+    assert vocabulary.terms("other") == []
+    assert [term.phrase for term in vocabulary.terms("other kind7")] == ["other kind7"]
 
 
 def test_punctuation_in_a_brand_is_no_obstacle() -> None:
