@@ -15,7 +15,7 @@ in late since.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
@@ -86,9 +86,17 @@ def main(
     emit_table(summary, title=f"Features of {begin} to {end}", as_json=as_json)
 
 
-def build_all(session: SparkSession, loaded: Settings, days: Days) -> list[dict[str, Any]]:
+def build_all(
+    session: SparkSession,
+    loaded: Settings,
+    days: Days,
+    *,
+    views: Collection[View] = features.VIEWS,
+) -> list[dict[str, Any]]:
     """Build and write every view. Returns: a summary row for each.
 
+    Args:
+        views: only these; `pagoda check parity` compares two of them.
     Raises: NothingToDo if the lake holds no event or search that these days could see.
     """
     spec = WindowSpec()
@@ -130,7 +138,8 @@ def build_all(session: SparkSession, loaded: Settings, days: Days) -> list[dict[
                 where=f"lake, {oldest} to {days.last}",
                 next_step="Import data, or give days that have some with --from and --to.",
             )
-        return _run(steps)
+        wanted = {view.name for view in views}
+        return _run({name: step for name, step in steps.items() if name in wanted})
     finally:
         events.unpersist()
 
