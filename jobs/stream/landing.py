@@ -23,6 +23,7 @@ import typer
 from filelock import FileLock, Timeout
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 
 from jobs.stream import rejects
 from jobs.stream.landed import Ids, RejectedTable, land, position
@@ -254,12 +255,18 @@ def _run(settings: Settings, stop: threading.Event) -> None:
     for table in (EVENTS, SEARCHES, ITEMS, IDS, REJECTED):
         lake.open_table(settings, table)
     landing = Landing(settings, known, RejectedSink(settings.kafka, producer))
-    with spark.session(_light(settings), "landing") as session:
-        try:
+    try:
+        with spark.session(_light(settings), "landing") as session:
             follow(session, settings, landing, ready=ready, stop=stop)
-        finally:
-            ready.remove()
-            producer.close(timeout=1)
+    except (Py4JError, OSError) as error:
+        # A supervisor's SIGTERM reaches the JVM too, which may be gone before its queries are
+        # stopped. That is as good as any other end: what was not committed is read again.
+        if not stop.is_set():
+            raise
+        log.info("jvm_ended_first", reason=type(error).__name__)
+    finally:
+        ready.remove()
+        producer.close(timeout=1)
     log.info("stopped")
 
 

@@ -191,15 +191,17 @@ class Consumer:
         self._click_actions = click_actions
         self._metrics = metrics
         self._store_was_away = False
+        self._actions_changed = False
 
     def step(self) -> int:
         """One batch: poll, decode, merge, reject, commit. Returns the records it held.
 
         Raises: DependencyDown after giving the batch back; the next step reads it again.
         """
-        if self._click_actions.refresh():
-            now_ms = self._clock_ms()
-            self._source.rewind_to(now_ms - WindowSpec().stream_days * DAY_MS)
+        self._actions_changed |= self._click_actions.refresh()
+        if self._actions_changed:
+            self._source.rewind_to(self._clock_ms() - WindowSpec().stream_days * DAY_MS)
+            self._actions_changed = False
         records = self._source.poll(_POLL_S)
         if not records:
             return 0
