@@ -27,6 +27,7 @@ from pagoda.index_report import Case, IndexReport
 SHARES = (0.5, 0.1, 0.01, 0.001, 0.0005)
 K = 100
 _MAX_VALUES = 200
+_PRICE_TRIES = 20
 _SCORE_TOLERANCE = 1e-6  # of the largest score: Milvus and numpy add up in another order
 
 Mask = npt.NDArray[np.bool_]
@@ -199,12 +200,18 @@ def _price_probe(
     width = round(share * len(prices_N))
     if not 1 <= width <= len(known):
         return None
-    start = int(rng.integers(len(known) - width + 1))
-    low, high = float(known[start]), float(known[start + width - 1])
+    starts = rng.integers(len(known) - width + 1, size=_PRICE_TRIES)
+    ranges = zip(known[starts], known[starts + width - 1], strict=True)
+    # Many items share a price: of some ranges the one that covers least.
+    low, high = min(ranges, key=lambda ends: _between(prices_N, *ends).sum())
     return Probe(
-        filters=Filters(price=PriceRange(min=low, max=high)),
-        mask=(prices_N >= low) & (prices_N <= high),
+        filters=Filters(price=PriceRange(min=float(low), max=float(high))),
+        mask=_between(prices_N, low, high),
     )
+
+
+def _between(prices_N: npt.NDArray[np.float64], low: float, high: float) -> Mask:
+    return (prices_N >= low) & (prices_N <= high)
 
 
 def _described(filters: Filters) -> str:
