@@ -20,6 +20,8 @@ from pagoda.settings import Settings
 
 FINISHED = ("success", "failed")
 _TIMEOUT_S = 30
+_ABSENT_S = 120  # a busy machine, a restarted API server
+_ABSENT_POLL_S = 1.0
 _START_WITHIN_S = 60  # an asset starts its DAGs in about a second
 
 
@@ -93,6 +95,7 @@ class Airflow:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._http = httpx.Client(base_url=settings.airflow.url, timeout=_TIMEOUT_S)
+        self._answered = False
 
     def __enter__(self) -> Self:
         return self
@@ -196,15 +199,27 @@ class Airflow:
         return _body(self._request(method, path, **arguments))
 
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        try:
-            if "Authorization" not in self._http.headers:
-                self._log_in()
+        """Send it; once the server has answered, what only reads is patient with a short absence."""
+        give_up_at = time.monotonic() + (_ABSENT_S if self._answered and method == "GET" else 0)
+        while True:
+            try:
+                answer = self._send(method, path, **arguments)
+            except httpx.TransportError as error:
+                if time.monotonic() >= give_up_at:
+                    where = self._settings.airflow.url
+                    raise DependencyDown("airflow", f"{where}: {error}") from error
+                time.sleep(_ABSENT_POLL_S)
+            else:
+                self._answered = True
+                return answer
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        if "Authorization" not in self._http.headers:
+            self._log_in()
+        answer = self._http.request(method, f"/api/v2{path}", **arguments)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:  # the token has a life of a day
+            self._log_in()
             answer = self._http.request(method, f"/api/v2{path}", **arguments)
-            if answer.status_code == httpx.codes.UNAUTHORIZED:  # the token has a life of a day
-                self._log_in()
-                answer = self._http.request(method, f"/api/v2{path}", **arguments)
-        except httpx.TransportError as error:
-            raise DependencyDown("airflow", f"{self._settings.airflow.url}: {error}") from error
         return answer
 
     def _log_in(self) -> None:

@@ -92,9 +92,13 @@ def watch(airflow: Airflow, dag: str, params: dict[str, Any]) -> list[Progress]:
 def show(looks: Iterable[list[Progress]], airflow: Airflow) -> list[Progress]:
     """Show a chain's progress until its end; raises like `watch`."""
     chain: list[Progress] = []
-    with _display() as update:
-        for chain in looks:
-            update(chain)
+    try:
+        with _display() as update:
+            for chain in looks:
+                update(chain)
+    except KeyboardInterrupt:
+        people.print("The runs go on in Airflow; this only ended the following of them.")
+        raise
     for progress in chain:
         if progress.run.state == "failed":
             raise _failure(airflow, progress)
