@@ -199,7 +199,7 @@ class Airflow:
         return _body(self._request(method, path, **arguments))
 
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Send it; once the server has answered, what only reads is patient with a short absence."""
+        """Send it; once the server has answered, reading is patient with a short absence."""
         give_up_at = time.monotonic() + (_ABSENT_S if self._answered and method == "GET" else 0)
         while True:
             try:
