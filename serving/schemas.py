@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
+from pagoda import messages
 from pagoda.filters import Filters
-from pagoda.messages import Id
 
 Relevance = Literal["filter", "post_filter", "off"]
-Query = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
-UserId = Annotated[Id, Field(description="The user's id as in the events.", examples=["1364"])]
+# As in the message that a search becomes: what is answered can be published.
+Query = Annotated[messages.Query, Field(min_length=1), AfterValidator(str.strip)]
+UserId = Annotated[
+    messages.Id, Field(description="The user's id as in the events.", examples=["1364"])
+]
 
 _FILTERS_EXAMPLE = {"brand": ["69"], "price": {"max": 5}}
 

@@ -1,4 +1,4 @@
-"""`pagoda check`: parity and contracts. Exits non-zero when something is wrong."""
+"""`pagoda check`: parity, contracts, index. Exits non-zero when something is wrong."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pagoda import spark
+from pagoda import registry, spark
 from pagoda.console import emit_json, emit_table, people, run
-from pagoda.errors import CheckFailed
+from pagoda.errors import CheckFailed, NothingToDo
 from pagoda.settings import load
 
 if TYPE_CHECKING:
@@ -79,6 +79,23 @@ def contracts(as_json: Json = False) -> None:
             found=", ".join(f"{each.part} {each.name}" for each in wrong),
             next_step="Run `pagoda features apply`; a bundle must be trained again.",
         )
+
+
+@app.command()
+def index(
+    bundle: Annotated[str | None, typer.Option(help="Which bundle; default the current.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The collection in Milvus answers as exact search does, under filters of all kinds."""
+    from jobs.index.build import recheck, show, shown
+
+    settings = load()
+    name = bundle or registry.current(settings)
+    if name is None:
+        raise NothingToDo("no bundle is current yet", next_step="Build one: `pagoda index`.")
+    with shown() as progress:
+        report = recheck(settings, name, progress=progress)
+    show(report, as_json=as_json)
 
 
 def _flat(difference: Difference) -> dict[str, str]:

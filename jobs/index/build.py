@@ -27,7 +27,7 @@ from pagoda import settings as settings_module
 from pagoda.ann import Searcher
 from pagoda.bundle import Bundle, Request
 from pagoda.console import emit_json, emit_table, people, run
-from pagoda.errors import CheckFailed, Conflict
+from pagoda.errors import CheckFailed, Conflict, InputError
 from pagoda.index import Collection, aliased, collection_of, describe, fingerprint, milvus
 from pagoda.index_report import IndexReport
 from pagoda.release import release
@@ -48,7 +48,7 @@ def main(
 ) -> None:
     """Build a bundle's collection in Milvus, check it beside exact search, make it live."""
     settings = settings_module.load()
-    with _shown() as progress:
+    with shown() as progress:
         report = build(
             settings, bundle or registry.latest(settings), promote=promote, progress=progress
         )
@@ -90,6 +90,27 @@ def build(
         if promote:
             release(settings, name)
             _drop_old(settings, client)
+    return report
+
+
+def recheck(settings: Settings, name: str, *, progress: collection.Progress) -> IndexReport:
+    """Check a bundle's collection as it stands, and keep the report.
+
+    Raises: InputError if there is none; CheckFailed if the check found too little.
+    """
+    bundle = Bundle.load(registry.require(settings, name))
+    with milvus(settings) as client:
+        found = describe(client, bundle.collection)
+    if found is None or found.fingerprint != fingerprint(bundle.items, bundle.item_vectors):
+        raise InputError(
+            f"Milvus has no collection of the bundle {name!r}",
+            expected=bundle.collection,
+            next_step=f"Build it: `pagoda index --bundle {name}`.",
+        )
+    report = _check(settings, found, bundle, progress)
+    index_report.save(settings, report)
+    if not report.passed:
+        raise _failed(report)
     return report
 
 
@@ -195,11 +216,11 @@ def _failed(report: IndexReport) -> CheckFailed:
         if case.recall < report.min_recall or case.violations
     ]
     return CheckFailed(
-        "the index did not pass its check and did not go live",
+        "the index did not pass its check",
         where=report.collection,
         expected=f"recall of {report.min_recall} at least and no result outside a filter",
         found="; ".join(bad),
-        next_step="What was live still is. See index.json beside the bundle.",
+        next_step="Nothing went live by this. See index.json beside the bundle.",
     )
 
 
@@ -215,7 +236,8 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _shown() -> Iterator[collection.Progress]:
+def shown() -> Iterator[collection.Progress]:
+    """Progress as bars on stderr."""
     bar = Progress(
         TextColumn("{task.description:8}"),
         BarColumn(),

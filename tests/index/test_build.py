@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pymilvus import MilvusClient
 
 from jobs.index import check, collection
-from jobs.index.build import build
+from jobs.index.build import build, recheck
 from pagoda import index_report, registry, release
 from pagoda.ann import Searcher
 from pagoda.bundle import Bundle
@@ -104,12 +104,23 @@ def test_building_again_changes_nothing(
     assert registry.pointer(home) == pointer
 
 
+def test_a_standing_index_can_be_checked_again(home: Settings, first: Bundle) -> None:
+    before = index_report.load(home, "idx_a")
+    again = recheck(home, "idx_a", progress=quiet)
+    assert again.passed
+    assert before is not None
+    assert again.checked_at > before.checked_at
+    toy.bundle(home, "idx_unbuilt", seed=8)
+    with pytest.raises(InputError, match="pagoda index --bundle idx_unbuilt"):
+        recheck(home, "idx_unbuilt", progress=quiet)
+
+
 def test_an_index_below_the_threshold_does_not_go_live(
     home: Settings, client: MilvusClient, first: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.bundle(home, "idx_bad", seed=3)
     monkeypatch.setattr("jobs.index.check._SCORE_TOLERANCE", -2.0)  # no score is ever good enough
-    with pytest.raises(CheckFailed, match="did not go live"):
+    with pytest.raises(CheckFailed, match="did not pass"):
         build(home, "idx_bad", promote=True, progress=quiet)
     report = index_report.load(home, "idx_bad")
     assert report is not None

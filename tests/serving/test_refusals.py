@@ -19,6 +19,7 @@ pytestmark = pytest.mark.servers
         ({"query": "x", "k": 2.5}, {"k"}),
         ({"query": ""}, {"query"}),
         ({"query": " \t"}, {"query"}),
+        ({"query": "\x1c"}, {"query"}),
         ({"query": "x" * 1001}, {"query"}),
         ({}, {"query"}),
         ({"query": "x", "filters": {"size": ["L"]}}, {"filters.size"}),
