@@ -21,6 +21,9 @@ Names = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
+# How the texts begin that are worth a line of their own.
+_DONE = ("ready", "stopped", "left out", "external", "ending", "restarting")
+
 up = typer.Typer()
 down = typer.Typer()
 status = typer.Typer()
@@ -95,7 +98,7 @@ class Progress:
     def __call__(self, server: str, text: str) -> None:
         """Show what happens to a server."""
         with self._lock:
-            if text.startswith(("ready", "stopped", "left out", "external", "ending")):
+            if text.startswith(_DONE):
                 self._waiting.pop(server, None)
                 people.print(f"{server:<10} {text}", markup=False, highlight=False)
             else:

@@ -7,17 +7,24 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
-from pagoda import jars
+from pagoda import jars, java
 from pagoda.errors import MachineError
 from pagoda.servers import files
-from pagoda.servers.program import NotYet, Port, Ports, Process, Server, settings_environment
+from pagoda.servers.program import (
+    PYTHON,
+    NotYet,
+    Port,
+    Ports,
+    Process,
+    Server,
+    settings_environment,
+)
 from pagoda.settings import PROJECT_ROOT, Settings, secret
 
 _COMPONENTS = {
@@ -30,6 +37,7 @@ _COMPONENTS = {
 _HEALTH = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 SPARK_POOL = "spark"
 _KEEP_LOGS_DAYS = 30
+_SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin")
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -72,11 +80,14 @@ def environment(settings: Settings) -> dict[str, str]:
         **{f"AIRFLOW__{name}": str(value) for name, value in options.items()},
         "AIRFLOW_HOME": str(home),
         "PAGODA_HOME": str(settings.home),
-        "PAGODA_PYTHON": sys.executable,
-        "PYSPARK_PYTHON": sys.executable,
+        "PAGODA_PYTHON": PYTHON,
+        "PYSPARK_PYTHON": PYTHON,
         "SPARK_HOME": str(jars.spark_home()),
         "PYTHONPATH": str(PROJECT_ROOT),
-        "PATH": f"{settings.airflow.environment / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+        # Not the shell's PATH: `up` from another shell would find Airflow changed.
+        "PATH": os.pathsep.join(
+            [str(settings.airflow.environment / "bin"), str(java.find().binary.parent), *_SYSTEM]
+        ),
         # Airflow renames its processes: leave /proc/<pid>/environ, by which `down` finds them.
         "SPT_NOENV": "1",
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pagoda.errors import Conflict, DependencyDown, MachineError, PagodaError
+from pagoda.errors import Conflict, DependencyDown, MachineError, NothingToDo, PagodaError
 from pagoda.servers import files, leftovers, ports
 from pagoda.servers.catalogue import SERVERS, named, with_needs
 from pagoda.servers.program import NotYet, Ports, Server
@@ -39,7 +39,7 @@ def up(
         one does not answer in time.
     """
     names = list(names)
-    servers = with_needs(named(names) if names else _startable(settings, report))
+    servers = with_needs(_wanted(settings, names) if names else _startable(settings, report))
     local = [server for server in servers if server.is_local(settings)]
     for server in servers:
         if server not in local:
@@ -127,7 +127,8 @@ class _Start:
             self._report(server.name, "preparing")
             processes = server.prepare(self._settings, ports_of)
             with self._define:
-                self._supervisor.define(server, processes)
+                if self._supervisor.define(server, processes):
+                    self._report(server.name, "restarting: its settings have changed")
             self._supervisor.run(server)
             self._wait(server)
             server.settle(self._settings)
@@ -189,6 +190,13 @@ def _ask(server: Server, settings: Settings) -> None:
             str(error) or type(error).__name__,
             next_step="Its address says that it is external: start it there.",
         ) from error
+
+
+def _wanted(settings: Settings, names: list[str]) -> list[Server]:
+    for server in (servers := named(names)):
+        if reason := server.blocked(settings):
+            raise NothingToDo(f"{server.name} cannot start: {reason}")
+    return servers
 
 
 def _startable(settings: Settings, report: Report) -> list[Server]:

@@ -60,7 +60,6 @@ def _prepare(settings: Settings, ports: Ports) -> tuple[Process, ...]:
         str(java.find().binary),
         "-Xms128m",
         "-Xmx512m",
-        "-XX:+UseG1GC",
         "-Djava.awt.headless=true",
         "-Dlog4j2.configurationFile=log4j2.properties",
         "-cp",

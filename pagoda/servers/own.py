@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 
 import httpx
 
 from pagoda import registry
 from pagoda.servers import leftovers
-from pagoda.servers.program import NotYet, Port, Ports, Process, Server, settings_environment
+from pagoda.servers.program import (
+    PYTHON,
+    NotYet,
+    Port,
+    Ports,
+    Process,
+    Server,
+    settings_environment,
+)
 from pagoda.settings import PROJECT_ROOT, Settings
 
 
@@ -19,7 +26,7 @@ def _module(name: str, module: str) -> Callable[[Settings, Ports], tuple[Process
         return (
             Process(
                 name=name,
-                command=(sys.executable, "-m", module),
+                command=(PYTHON, "-m", module),
                 cwd=PROJECT_ROOT,
                 env=settings_environment(),
                 config=settings.model_dump_json(),
@@ -87,6 +94,7 @@ SERVING = Server(
     probe=_probe_serving,
     address=lambda settings: (settings.serving.host, settings.serving.port),
     blocked=_no_bundle,
+    start_within_s=180,
     owned=True,
     needs=("kafka", "redis", "milvus"),
     ports=(Port(name="http", default=18000, setting=("serving", "port")),),

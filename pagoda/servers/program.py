@@ -8,6 +8,7 @@ whether it really answers; starting, stopping and watching is the same for all.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from pagoda.settings import Settings
 
 Ports = Mapping[str, int]
+# This environment's Python, by the same name however this process was started.
+PYTHON = str(Path(sys.prefix) / "bin" / "python")
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 

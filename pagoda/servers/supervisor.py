@@ -134,8 +134,8 @@ class Supervisor:
             with suppress(OSError):
                 self._socket.parent.rmdir()
 
-    def define(self, server: Server, processes: Iterable[Process]) -> None:
-        """Make a server known; if it was known and has changed, it is stopped first."""
+    def define(self, server: Server, processes: Iterable[Process]) -> bool:
+        """Make a server known; one that was known otherwise is stopped. Returns: if so."""
         settings = self._settings
         folder = settings.run / "servers"
         folder.mkdir(exist_ok=True)
@@ -148,6 +148,7 @@ class Supervisor:
             rpc.removeProcessGroup(server.name)
         if server.name in (*added, *changed):
             rpc.addProcessGroup(server.name)
+        return server.name in changed
 
     def run(self, server: Server) -> None:
         """Start the processes of a server that do not run; returns at once."""
