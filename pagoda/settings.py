@@ -65,6 +65,8 @@ class Stream(_Part):
             comes back: what Redis acknowledged but lost is merged again.
         landing_trigger_s: how often landing commits to the lake.
         landing_records: most records of one topic in one commit to the lake.
+        landing_history_hours: how long snapshots stay in the tables that landing writes, unless a
+            tag holds them.
     """
 
     metrics_port: int = Field(default=19102, ge=0, lt=65_536)
@@ -72,6 +74,7 @@ class Stream(_Part):
     rewind_s: float = Field(default=10, ge=0)
     landing_trigger_s: float = Field(default=5, gt=0)
     landing_records: int = Field(default=100_000, ge=1)
+    landing_history_hours: float = Field(default=6, ge=0)
 
 
 class Redis(_Part):

@@ -30,7 +30,8 @@ from jobs.stream.landed import Ids, RejectedTable, land, position
 from jobs.stream.readiness import ReadyFile
 from jobs.stream.rejects import RejectedRecord, RejectedSink
 from jobs.stream.routes import Route, routes
-from pagoda import lake, spark, topics
+from jobs.stream.tidy import prepare, tidy_all
+from pagoda import spark, topics
 from pagoda.console import run
 from pagoda.errors import Conflict, DependencyDown
 from pagoda.messages import Rejected
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
 
 log = structlog.get_logger(__name__)
+TABLES = (EVENTS, SEARCHES, ITEMS, IDS, REJECTED)
 _WATCH_S = 1.0
+_TIDY_S = 300.0
 _BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 _RECORD = ("value", "partition", "offset", "timestamp")
 
@@ -184,6 +187,46 @@ def start(session: SparkSession, settings: Settings, flow: Flow) -> StreamingQue
     )
 
 
+class Queries:
+    """The running queries of all flows; one that failed starts again, later each time."""
+
+    def __init__(self, session: SparkSession, settings: Settings, flows: list[Flow]) -> None:
+        """Start every flow."""
+        self._session = session
+        self._settings = settings
+        self._flows = {flow.name: flow for flow in flows}
+        self._running = {flow.name: start(session, settings, flow) for flow in flows}
+        self._failures = dict.fromkeys(self._running, 0)
+        self._due: dict[str, float] = {}
+
+    def watch(self) -> bool:
+        """Restart what failed and is due; whether all consume."""
+        consuming = [self._watch(name) for name in self._flows]  # each, also after a failed one
+        return all(consuming)
+
+    def stop(self) -> None:
+        """Stop them all; a micro-batch that is under way is repeated at the next start."""
+        for query in self._running.values():
+            query.stop()
+
+    def _watch(self, name: str) -> bool:
+        query = self._running[name]
+        if query.isActive:
+            if query.lastProgress is None:
+                return False
+            self._failures[name] = 0
+            return True
+        if name not in self._due:
+            wait_s = _BACKOFF_S[min(self._failures[name], len(_BACKOFF_S) - 1)]
+            self._failures[name] += 1
+            self._due[name] = time.monotonic() + wait_s
+            log.error("flow_failed", flow=name, reason=_why(query), retry_in_s=wait_s)
+        elif time.monotonic() >= self._due[name]:
+            del self._due[name]
+            self._running[name] = start(self._session, self._settings, self._flows[name])
+        return False
+
+
 def follow(
     session: SparkSession,
     settings: Settings,
@@ -192,32 +235,18 @@ def follow(
     ready: ReadyFile,
     stop: threading.Event,
 ) -> None:
-    """Keep every flow running until `stop`; one that failed starts again, later each time."""
-    flows = landing.flows()
-    queries = {flow.name: start(session, settings, flow) for flow in flows}
-    failures = dict.fromkeys(queries, 0)
-    due: dict[str, float] = {}
+    """Keep every flow running until `stop`, and the tables tidy."""
+    queries = Queries(session, settings, landing.flows())
+    tidy_at = time.monotonic() + _TIDY_S
     while not stop.wait(_WATCH_S):
-        for flow in flows:
-            query = queries[flow.name]
-            if query.isActive:
-                if query.lastProgress is not None:
-                    failures[flow.name] = 0
-                continue
-            if flow.name not in due:
-                wait_s = _BACKOFF_S[min(failures[flow.name], len(_BACKOFF_S) - 1)]
-                failures[flow.name] += 1
-                due[flow.name] = time.monotonic() + wait_s
-                log.error("flow_failed", flow=flow.name, reason=_why(query), retry_in_s=wait_s)
-            elif time.monotonic() >= due[flow.name]:
-                del due[flow.name]
-                queries[flow.name] = start(session, settings, flow)
-        if all(query.isActive and query.lastProgress is not None for query in queries.values()):
+        if queries.watch():
             ready.write(landing.positions)
         else:
             ready.remove()
-    for query in queries.values():
-        query.stop()
+        if time.monotonic() > tidy_at:
+            tidy_at = time.monotonic() + _TIDY_S
+            tidy_all(session, settings, TABLES)
+    queries.stop()
 
 
 def _why(query: StreamingQuery) -> str:
@@ -252,8 +281,8 @@ def _run(settings: Settings, stop: threading.Event) -> None:
     if parts is None:
         return
     known, producer = parts
-    for table in (EVENTS, SEARCHES, ITEMS, IDS, REJECTED):
-        lake.open_table(settings, table)
+    for table in TABLES:
+        prepare(settings, table)
     landing = Landing(settings, known, RejectedSink(settings.kafka, producer))
     try:
         with spark.session(_light(settings), "landing") as session:
