@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,9 @@ from training import baselines, rows
 from training.data import Examples, prepare
 from training.lines import Week, events_before, judged_span, lines, week_of
 from training.metrics import Ranks, ranks_of, summary
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _ITEMS_PER_PASS = 8_192
 _REQUESTS_PER_PASS = 64
@@ -244,7 +247,9 @@ def evaluate(
         emit_table(as_table(found), title=bundle.name)
 
 
-def judge_bundle(settings: Settings, bundle: Bundle) -> list[Metric]:
+def judge_bundle(
+    settings: Settings, bundle: Bundle, *, session: SparkSession | None = None
+) -> list[Metric]:
     """Metrics of a bundle's own weights and vectors, on rows fetched anew from Feast."""
     dataset = datasets.load(settings)
     week = week_of(str(bundle.manifest.recipe_config.get("week")))
@@ -261,7 +266,7 @@ def judge_bundle(settings: Settings, bundle: Bundle) -> list[Metric]:
     judged = lines(settings, dataset, span)
     with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
         requests = judged.select("user_key", "t_ms").unique().sort("t_ms", "user_key")
-        fetched = rows.fetch(settings, bundle.service, requests, Path(folder))
+        fetched = rows.fetch(settings, bundle.service, requests, Path(folder), session=session)
         trial = Trial(
             examples=prepare(
                 rows.read(fetched, span),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,17 +28,25 @@ from pagoda.settings import Settings
 from training.lines import Span
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 MOMENT = "t_ms"  # the request's own time again, epoch milliseconds
 _ROWS_PER_BATCH = 2_000
 
 
-def fetch(settings: Settings, service: Service, requests: pl.DataFrame, folder: Path) -> Path:
+def fetch(
+    settings: Settings,
+    service: Service,
+    requests: pl.DataFrame,
+    folder: Path,
+    *,
+    session: SparkSession | None = None,
+) -> Path:
     """Write the feature rows of requests as Parquet into `folder`; those already there stay.
 
     Args:
         requests: distinct `user_key`, `t_ms`.
+        session: a Spark session to use; without one a session is started for this and stopped.
     Raises: InputError if Feast returns another number of rows than it was asked for.
     """
     rows = folder / "rows"
@@ -50,19 +59,8 @@ def fetch(settings: Settings, service: Service, requests: pl.DataFrame, folder: 
         "user_key",
         event_timestamp=pl.from_epoch(pl.col("t_ms") - 1, "ms").dt.replace_time_zone("UTC"),
     ).write_parquet(entities)
-    from pyspark.sql import functions
-
-    with spark.session(settings, "training rows") as session:
-        feature_store = store.open_store(settings)
-        joined: DataFrame = feature_store.get_historical_features(
-            entity_df=session.read.parquet(entities.as_uri()),
-            features=feature_store.get_feature_service(service.name),
-            full_feature_names=True,
-            filter_by_created_timestamp=True,
-        ).to_spark_df()
-        joined.withColumns(
-            {MOMENT: functions.unix_millis("event_timestamp") + functions.lit(1)}
-        ).drop("event_timestamp").write.parquet(rows.as_uri())
+    with nullcontext(session) if session else spark.session(settings, "training rows") as used:
+        _join(settings, service, used, entities, rows)
     found = _count(rows)
     if found != len(requests):
         raise InputError(
@@ -105,6 +103,23 @@ def content(settings: Settings, service: Service, span: Span) -> str:
         for column in keys:
             digest.update(np.ascontiguousarray(column.to_physical().to_numpy()).tobytes())
     return digest.hexdigest()
+
+
+def _join(
+    settings: Settings, service: Service, session: SparkSession, entities: Path, rows: Path
+) -> None:
+    from pyspark.sql import functions
+
+    feature_store = store.open_store(settings)
+    job = feature_store.get_historical_features(
+        entity_df=session.read.parquet(entities.as_uri()),
+        features=feature_store.get_feature_service(service.name),
+        full_feature_names=True,
+        filter_by_created_timestamp=True,
+    )
+    joined: DataFrame = job.to_spark_df()
+    moment = functions.unix_millis("event_timestamp") + functions.lit(1)
+    joined.withColumn(MOMENT, moment).drop("event_timestamp").write.parquet(rows.as_uri())
 
 
 def _all_days_built(view: str, span: Span, built: set[date]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -44,12 +44,23 @@ from training.inputs import Plan, inputs_of, plan
 from training.lines import events_before, week_of
 from training.recipes import RECIPES, recipe
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 app = typer.Typer(help="Train a recipe and write a bundle.")
 
 
-def train_recipe(settings: Settings, chosen: Plan, *, force: bool = False) -> tuple[Path, bool]:
+def train_recipe(
+    settings: Settings,
+    chosen: Plan,
+    *,
+    force: bool = False,
+    session: SparkSession | None = None,
+) -> tuple[Path, bool]:
     """Train and write a bundle; (its folder, whether it was trained now).
 
+    Args:
+        session: a Spark session to use for Feast's join, else one is started for it.
     Raises: NothingToDo without lines; InputError if features are missing.
     """
     # Said explicitly, or torch warns at every sparse gradient.
@@ -67,7 +78,7 @@ def train_recipe(settings: Settings, chosen: Plan, *, force: bool = False) -> tu
         catalogue = Catalogue.build(inputs.items, tokenizer)
     with clock.part("features from Feast"):
         service = features.service(chosen.recipe.service)
-        fetched = rows.fetch(settings, service, inputs.requests, scratch)
+        fetched = rows.fetch(settings, service, inputs.requests, scratch, session=session)
     with clock.part("cut and encode"):
         examples, judged = (
             prepare(
@@ -190,13 +201,12 @@ def _train(
             nonlocal seen, smooth
             seen += step.lines
             smooth = step.loss if smooth is None else 0.98 * smooth + 0.02 * step.loss
-            progress.update(
-                task,
-                total=step.of,
-                completed=step.step,
-                loss=smooth,
-                speed=seen / (time.perf_counter() - started),
-            )
+            speed = seen / (time.perf_counter() - started)
+            progress.update(task, total=step.of, completed=step.step, loss=smooth, speed=speed)
+            # Logs have no bar: a line every tenth.
+            tenth = step.step * 10 // step.of
+            if not people.is_terminal and tenth > (step.step - 1) * 10 // step.of:
+                people.print(f"step {step.step}/{step.of}  loss {smooth:.3f}  {speed:,.0f} rows/s")
 
         return loop.train(
             model,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagoda.text import units_of
@@ -14,6 +14,7 @@ WORDS = ("milk", "tea", "green", "soap")
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=4), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_ranks_agree_with_sorting_everything(data: st.DataObject) -> None:
     scores = data.draw(SCORES)
@@ -23,6 +24,7 @@ def test_ranks_agree_with_sorting_everything(data: st.DataObject) -> None:
     assert [None if rank == MISSED else rank for rank in found] == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.integers(0, 200)), min_size=1, max_size=30))
 def test_recall_and_ndcg_agree_with_brute_force(ranks: list[int | None]) -> None:
     found = summary(np.array([MISSED if rank is None else rank for rank in ranks]), ks=(1, 10, 100))
@@ -35,6 +37,7 @@ def test_no_lines_have_no_metrics() -> None:
     assert summary(np.empty(0, np.int64)) == {}
 
 
+@settings(deadline=None)
 @given(TEXTS, st.lists(st.sampled_from([*WORDS, "unseen"]), max_size=3), st.data())
 def test_word_baselines_agree_with_brute_force(
     documents: list[list[str]], query: list[str], data: st.DataObject

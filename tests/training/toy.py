@@ -2,6 +2,7 @@
 
     path = toy.bundle(settings)              a whole bundle, in about a second
     rows = toy.feature_rows(user, at_ms)     that user's raw feature rows, as the online store's
+    toy.record_batch(toy.baskets(48))        rows to train on, as Feast gives them
 
 Shelves are words ("milk", "tea", ...); an item's title names its shelf; every user has a
 favourite brand. The bundle's towers are not trained: the numbers mean nothing, the shapes and
@@ -11,6 +12,7 @@ files are real. `tests/training/test_train.py` trains on the same shop.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from pagoda.windows import DAY_MS, WindowSpec
 SHELVES = ("milk", "tea", "bread", "apples", "soap", "cheese")
 BRANDS = ("acme", "globex", "initech", 'o\'hara "x" \\ y')
 COLOURS = ("red", "blue", None)
+T0 = 1_790_000_000_000  # September 2026
 
 
 def item_ids(count: int = 60) -> list[str]:
@@ -68,7 +71,7 @@ def feature_rows(user: str, at_ms: int, *, clicks: int = 30) -> dict[str, dict[s
     picked = [key_of("item", dice.choice(ids)) for _ in range(clicks)]
     times = [at_ms - (clicks - n) * DAY_MS // 10 - 1 for n in range(clicks)]
     events = [key_of("event", f"{user}{n}") for n in range(clicks)]
-    old = [at_ms - 15 * DAY_MS - n for n in range(5)]
+    old = [at_ms - 15 * DAY_MS - n for n in range(min(clicks, 5))]
     return {
         "user_day": {
             "click_ts": times,
@@ -76,7 +79,7 @@ def feature_rows(user: str, at_ms: int, *, clicks: int = 30) -> dict[str, dict[s
             "click_items": picked,
             "query_ts": times[:2],
             "query_events": events[:2],
-            "query_texts": ["milk", "green tea"],
+            "query_texts": ["milk", "green tea"][:clicks],
             "long_click_ts": old,
             "long_click_events": events[:5],
             "long_click_items": picked[:5],
@@ -89,6 +92,75 @@ def feature_rows(user: str, at_ms: int, *, clicks: int = 30) -> dict[str, dict[s
         },
         "user_intraday": None,
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basket:
+    """One user's request and what was taken: (query, item id) a line."""
+
+    user: str
+    at_ms: int
+    taken: tuple[tuple[str, str], ...]
+    clicks: int = 12
+
+
+def baskets(count: int, *, users: int = 12, seed: int = 0) -> list[Basket]:
+    """Baskets of two or three lines; users keep to their shelves."""
+    dice = random.Random(seed)
+    made = []
+    for number in range(count):
+        user = number % users
+        taken = []
+        for _ in range(dice.choice((2, 3))):
+            shelf = (user + dice.choice((0, 0, 1))) % 6
+            taken.append((SHELVES[shelf], f"i{shelf + 6 * dice.choice((user % 4, 5))}"))
+        made.append(
+            Basket(
+                user=f"u{user}",
+                at_ms=T0 + number * 3_600_000,
+                taken=tuple(dict.fromkeys(taken)),
+                clicks=dice.choice((0, 3, 12, 60)),
+            )
+        )
+    return made
+
+
+def record_batch(made: list[Basket]) -> pa.RecordBatch:
+    """The baskets' feature rows in the form that `training.rows` fetches."""
+    rows = []
+    for basket in made:
+        features = feature_rows(basket.user, basket.at_ms, clicks=basket.clicks)
+        rows.append(
+            {"user_key": key_of("user", basket.user), "t_ms": basket.at_ms}
+            | {
+                f"{view.name}__{column}": (features[view.name] or {}).get(column)
+                for view in SEQUENCES_V1.views
+                for column in view.columns
+            }
+        )
+    schema = pa.schema(
+        [("user_key", pa.int64()), ("t_ms", pa.int64())]
+        + [
+            (f"{view.name}__{column}", kind)
+            for view in SEQUENCES_V1.views
+            for column, kind in view.columns.items()
+        ]
+    )
+    return pa.RecordBatch.from_pylist(rows, schema=schema)
+
+
+def lines(made: list[Basket]) -> list[dict[str, Any]]:
+    """The baskets' lines, with the columns of `training.lines.LINE_COLUMNS`."""
+    return [
+        {
+            "user_key": key_of("user", basket.user),
+            "t_ms": basket.at_ms,
+            "query": query,
+            "item_key": key_of("item", item),
+        }
+        for basket in made
+        for query, item in basket.taken
+    ]
 
 
 def bundle(settings: Settings, name: str = "toy", *, seed: int = 0, count: int = 60) -> Path:

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pagoda.ids import key_of
+from pagoda.models.catalogue import Catalogue
+from pagoda.models.ragged import Ragged
+from pagoda.text import Tokenizer
+from pagoda.windows import WindowSpec
+from tests.training import toy
+from tests.training.conftest import MakeExamples
+from training.data import Examples, batches, log_inclusion, prepare
+
+
+def test_rows_are_cut_at_their_own_moment_and_the_future_is_not_seen(
+    make_examples: MakeExamples,
+) -> None:
+    """A row whose arrays hold later events, as a wrong join would give them, gains nothing."""
+    basket = toy.Basket(user="u1", at_ms=toy.T0, taken=(("milk", "i0"),), clicks=20)
+    plain = make_examples([basket])
+    later = toy.record_batch([basket]).to_pylist()[0]
+    for name in ("click", "query"):
+        later[f"user_day__{name}_ts"] += [toy.T0, toy.T0 + 1]
+        later[f"user_day__{name}_events"] += [1, 2]
+    later["user_day__click_items"] += [key_of("item", "i3")] * 2
+    later["user_day__query_texts"] += ["planted", "planted"]
+    planted = prepared([later], [basket], make_examples)
+    for name in ("real_time", "short_term", "queries"):
+        assert (
+            getattr(planted.behaviour, name).values.tolist()
+            == getattr(plain.behaviour, name).values.tolist()
+        )
+    assert "planted" not in planted.text_list
+
+
+def prepared(
+    rows: list[dict[str, object]], made: list[toy.Basket], make_examples: MakeExamples
+) -> Examples:
+    import pyarrow as pa
+
+    batch = pa.RecordBatch.from_pylist(rows, schema=toy.record_batch(made).schema)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(toy, "record_batch", lambda _made: batch)
+    try:
+        return make_examples(made)
+    finally:
+        patch.undo()
+
+
+def test_sequences_are_the_windows_oldest_first(
+    make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
+    basket = toy.Basket(user="u1", at_ms=toy.T0, taken=(("milk", "i0"),), clicks=60)
+    found = make_examples([basket]).behaviour
+    row = toy.feature_rows("u1", toy.T0, clicks=60)["user_day"]
+    assert row is not None
+    numbers = catalogue.numbers(np.array(row["click_items"])).tolist()
+    assert found.real_time[0].tolist() == numbers[-50:]
+    assert found.short_term[0].tolist() == numbers[:-50]
+    assert found.long_term["buy"][0].tolist() == numbers[:2][::-1]
+    assert len(found.long_term["collect"][0]) == 0
+
+
+def test_a_line_without_a_row_and_a_doubled_row_are_refused(
+    catalogue: Catalogue, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    baskets = toy.baskets(3)
+    rows, lines = toy.record_batch(baskets), pl.DataFrame(toy.lines(baskets))
+    for batches_, message in (([rows.slice(1)], "no feature row"), ([rows, rows], "one request")):
+        with pytest.raises(ValueError, match=message):
+            prepare(batches_, lines, catalogue, tokenizer, spec=WindowSpec(), folder=tmp_path)
+
+
+def test_lines_of_items_that_the_catalogue_lacks_are_left_out(make_examples: MakeExamples) -> None:
+    basket = toy.Basket(user="u1", at_ms=toy.T0, taken=(("milk", "i0"), ("milk", "gone")))
+    assert make_examples([basket]).lines == 1
+
+
+def test_an_epoch_takes_every_request_once_in_an_order_of_its_own(
+    examples: Examples, catalogue: Catalogue
+) -> None:
+    def taken(epoch: int) -> list[int]:
+        return [
+            len(batch.positive_B)
+            for batch in batches(examples, catalogue, requests_per_batch=8, seed=0, epoch=epoch)
+        ]
+
+    assert sum(taken(0)) == examples.lines
+    assert taken(0) == taken(0)
+    assert taken(0) != taken(1)
+
+
+def test_only_items_of_the_same_basket_are_false_negatives(
+    examples: Examples, catalogue: Catalogue
+) -> None:
+    batch = next(batches(examples, catalogue, requests_per_batch=8, seed=0, epoch=0))
+    item_of_line = batch.items.item_M[batch.positive_B]
+    for line, request in enumerate(batch.user.request_B):
+        basket = set(item_of_line[batch.user.request_B == request].tolist())
+        masked = set(batch.items.item_M[batch.false_negative_BP[line]].tolist())
+        assert masked == basket - {int(item_of_line[line])}
+
+
+def test_log_q_is_the_share_of_batches_that_hold_the_item(
+    examples: Examples, catalogue: Catalogue
+) -> None:
+    """Counted over many epochs, for a request that lacks the item, against the formula."""
+    size = 6
+    q = np.exp(log_inclusion(examples, size))
+    requests_of = {
+        item: set(examples.request_B[examples.item_B == item].tolist())
+        for item in np.unique(examples.item_B).tolist()
+    }
+    common = sorted(requests_of, key=lambda item: -len(requests_of[item]))[:4]
+    dice = np.random.default_rng(0)
+    for item in common:
+        outsiders = [n for n in range(examples.requests) if n not in requests_of[item]]
+        held = [
+            bool(
+                requests_of[item]
+                & set(
+                    dice.permutation([n for n in range(examples.requests) if n != outsiders[0]])[
+                        : size - 1
+                    ].tolist()
+                )
+            )
+            for _ in range(2_000)
+        ]
+        assert q[item] == pytest.approx(np.mean(held), abs=0.06)
+
+
+def test_ragged_rows_are_taken_and_padded() -> None:
+    ragged = Ragged.from_rows([[1, 2, 3], [], [4]])
+    taken = ragged.take(np.array([2, 0, 0, 1]))
+    assert [taken[row].tolist() for row in range(4)] == [[4], [1, 2, 3], [1, 2, 3], []]
+    values, mask = taken.padded()
+    assert values.tolist() == [[4, 0, 0], [1, 2, 3], [1, 2, 3], [0, 0, 0]]
+    assert mask.sum(1).tolist() == [1, 3, 3, 0]
+    assert Ragged.from_rows([]).padded()[0].shape == (0, 1)

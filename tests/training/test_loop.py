@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pagoda.errors import CheckFailed
+from pagoda.models.alpha_dnn import AlphaDnnConfig
+from pagoda.models.base import TwoTowers
+from pagoda.models.catalogue import Catalogue
+from pagoda.models.mgdspr import MgdsprConfig
+from pagoda.models.tables import Sizes
+from pagoda.models.towers import Config
+from pagoda.text import Tokenizer
+from tests.training import toy
+from tests.training.conftest import MakeExamples
+from training.data import Examples
+from training.loop import LoopConfig, Step, train
+from training.optimisers import AdagradConfig, clip_gradients
+
+MGDSPR = MgdsprConfig(width=16, attribute_width=8, heads=2)
+ALPHA_DNN = AlphaDnnConfig(width=16, attribute_width=8, hidden=(24, 16))
+BOTH = pytest.mark.parametrize("config", [MGDSPR, ALPHA_DNN], ids=["mgdspr", "alpha_dnn"])
+SHORT = LoopConfig(epochs=2, requests_per_batch=12, checkpoint_steps=3)
+
+
+@pytest.fixture(scope="session")
+def sizes(catalogue: Catalogue, tokenizer: Tokenizer) -> Sizes:
+    return Sizes.of(catalogue, tokenizer)
+
+
+def built(config: Config, sizes: Sizes) -> TwoTowers:
+    torch.manual_seed(3)
+    return config.build(sizes)
+
+
+def weights(model: TwoTowers) -> dict[str, torch.Tensor]:
+    return {name: each.clone() for name, each in model.state_dict().items()}
+
+
+@BOTH
+def test_eight_examples_are_learned_by_heart(
+    config: Config, sizes: Sizes, make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
+    shelves = ["milk", "tea", "bread", "apples", "soap", "cheese", "green tea", "black bread"]
+    eight = make_examples(
+        [
+            toy.Basket(user=f"u{n}", at_ms=toy.T0 + n, taken=((shelf, f"i{n + 20}"),))
+            for n, shelf in enumerate(shelves)
+        ]
+    )
+    losses = train(
+        built(config, sizes), eight, catalogue, LoopConfig(epochs=60, temperature=1.0, log_q=False)
+    )
+    assert losses[0] > 1.5
+    assert losses[-1] < 0.1
+
+
+@BOTH
+def test_the_same_seed_gives_the_same_losses_and_another_gives_others(
+    config: Config, sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    first, again, other = (
+        train(
+            built(config, sizes),
+            examples,
+            catalogue,
+            LoopConfig(epochs=1, requests_per_batch=8, seed=seed),
+        )
+        for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+    assert len(first) == 48 // 8
+
+
+@BOTH
+@pytest.mark.parametrize("stop_after", [4, 7])
+def test_resumed_training_equals_uninterrupted_bit_for_bit(
+    config: Config,
+    stop_after: int,
+    sizes: Sizes,
+    examples: Examples,
+    catalogue: Catalogue,
+    tmp_path: Path,
+) -> None:
+    whole = built(config, sizes)
+    losses = train(whole, examples, catalogue, SHORT)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+
+    def interrupt(step: Step) -> None:
+        if step.step == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            built(config, sizes),
+            examples,
+            catalogue,
+            SHORT,
+            checkpoint=checkpoint,
+            on_step=interrupt,
+        )
+    resumed = config.build(sizes)  # other random weights: all must come from the checkpoint
+    steps: list[int] = []
+    found = train(
+        resumed,
+        examples,
+        catalogue,
+        SHORT,
+        checkpoint=checkpoint,
+        on_step=lambda step: steps.append(step.step),
+    )
+    assert steps[0] == stop_after // 3 * 3 + 1
+    assert found == losses
+    expected = weights(whole)
+    assert all(torch.equal(each, expected[name]) for name, each in weights(resumed).items())
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_batch(
+    sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    model = built(MGDSPR, sizes)
+    with torch.no_grad():
+        next(model.parameters())[1:] = torch.nan
+    before = weights(model)
+    with pytest.raises(CheckFailed, match=r"epoch 0, batch 0.*loss is nan"):
+        train(model, examples, catalogue, SHORT)
+    after = weights(model)
+    assert all(
+        torch.equal(after[name].nan_to_num(), each.nan_to_num()) for name, each in before.items()
+    )
+
+
+def test_padding_rows_are_never_trained(
+    sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    model = built(MGDSPR, sizes)
+    train(model, examples, catalogue, SHORT)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            assert module.weight[0].eq(0).all()
+            assert module.weight[1:].ne(0).all()
+
+
+def test_gradients_are_clipped_by_their_norm_with_repeated_sparse_rows_summed() -> None:
+    table = torch.nn.Embedding(5, 2, sparse=True)
+    model = torch.nn.ModuleList([table, torch.nn.Linear(2, 1, bias=False)])
+    table(torch.tensor([1, 1, 3])).sum().backward()
+    model[1].weight.grad = torch.tensor([[2.0, 1.0]])
+    assert clip_gradients(model, 1.0) == pytest.approx((4 + 4 + 1 + 1 + 4 + 1) ** 0.5)
+    assert table.weight.grad is not None
+    assert table.weight.grad.is_sparse
+    assert clip_gradients(model, 9.0) == pytest.approx(1.0)
+
+
+def test_tables_get_their_own_rate(sizes: Sizes) -> None:
+    model = built(MGDSPR, sizes)
+    tables, dense = AdagradConfig().build(model).param_groups
+    assert (tables["lr"], dense["lr"]) == (0.1, 0.01)
+    assert len(tables["params"]) == 8
+    assert len(tables["params"]) + len(dense["params"]) == len(list(model.parameters()))

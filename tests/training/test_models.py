@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pagoda.models.alpha_dnn import AlphaDnnConfig
+from pagoda.models.base import TwoTowers
+from pagoda.models.catalogue import Catalogue
+from pagoda.models.inputs import Padded, UserBatch, user_batch
+from pagoda.models.mgdspr import QUERY_ROWS, Mgdspr, MgdsprConfig
+from pagoda.models.parts import ClsFusion, SelfAttention, attend
+from pagoda.models.tables import Sizes
+from pagoda.models.towers import Config
+from pagoda.text import Tokenizer
+from tests.training import toy
+from tests.training.conftest import MakeExamples
+from training.data import Examples
+
+MGDSPR = MgdsprConfig(width=16, attribute_width=8, heads=2)
+ALPHA_DNN = AlphaDnnConfig(width=16, attribute_width=8, hidden=(24, 16))
+BOTH = pytest.mark.parametrize("config", [MGDSPR, ALPHA_DNN], ids=["mgdspr", "alpha_dnn"])
+
+
+@pytest.fixture(scope="session")
+def sizes(catalogue: Catalogue, tokenizer: Tokenizer) -> Sizes:
+    return Sizes.of(catalogue, tokenizer)
+
+
+@pytest.fixture
+def batch(examples: Examples, catalogue: Catalogue) -> UserBatch:
+    return whole(examples, catalogue)
+
+
+def whole(examples: Examples, catalogue: Catalogue) -> UserBatch:
+    return user_batch(
+        examples.behaviour,
+        catalogue,
+        examples.texts,
+        request_B=examples.request_B,
+        text_B=examples.text_B,
+    )
+
+
+def built(config: Config, sizes: Sizes) -> TwoTowers:
+    """A model whose embeddings are large enough for differences to show."""
+    torch.manual_seed(1)
+    model = config.build(sizes).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                module.weight[1:].normal_(std=0.5)
+    return model
+
+
+@torch.no_grad()
+def vectors(config: Config, sizes: Sizes, batch: UserBatch) -> Tensor:
+    return built(config, sizes).encode_user(batch)
+
+
+@BOTH
+def test_a_line_alone_has_the_vector_it_has_in_a_batch(
+    config: Config, sizes: Sizes, examples: Examples, catalogue: Catalogue, batch: UserBatch
+) -> None:
+    """Other lines decide on padding, on blocks and on which items are shared."""
+    together = vectors(config, sizes, batch)
+    for line in (0, 5, 17, examples.lines - 1):
+        alone = user_batch(
+            examples.behaviour.take(examples.request_B[[line]]),
+            catalogue,
+            examples.texts,
+            request_B=np.array([0]),
+            text_B=examples.text_B[[line]],
+        )
+        torch.testing.assert_close(
+            vectors(config, sizes, alone)[0], together[line], atol=1e-5, rtol=1e-4
+        )
+
+
+@BOTH
+def test_more_padding_changes_nothing(config: Config, sizes: Sizes, batch: UserBatch) -> None:
+    def wider(sequence: Padded) -> Padded:
+        pad = torch.nn.functional.pad
+        return Padded(at_UT=pad(sequence.at_UT, (0, 7)), mask_UT=pad(sequence.mask_UT, (0, 7)))
+
+    padded = replace(
+        batch,
+        real_time=wider(batch.real_time),
+        short_term=wider(batch.short_term),
+        queries=wider(batch.queries),
+    )
+    torch.testing.assert_close(
+        vectors(config, sizes, padded), vectors(config, sizes, batch), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_order_in_the_real_time_sequence_changes_the_result(sizes: Sizes, batch: UserBatch) -> None:
+    full = batch.real_time.mask_UT.all(1)
+    assert full.any()
+    flipped = batch.real_time.at_UT.clone()
+    flipped[full] = flipped[full].flip(1)
+    turned = replace(batch, real_time=replace(batch.real_time, at_UT=flipped))
+    change = (vectors(MGDSPR, sizes, turned) - vectors(MGDSPR, sizes, batch)).abs().amax(1)
+    of_full = full[batch.request_B]
+    assert (change[of_full] > 1e-5).all()
+    assert change[~of_full].eq(0).all()
+
+
+@pytest.mark.parametrize("zero_vector", [True, False])
+def test_attention_to_nothing_is_exactly_zero(zero_vector: bool) -> None:
+    query, memory = torch.randn(3, 6, 8), torch.randn(3, 5, 8)
+    mask = torch.tensor([[True] * 5, [True, False, False, False, False], [False] * 5])
+    found = attend(query, memory, mask, zero_vector=zero_vector)
+    assert found[2].eq(0).all()
+    assert found[:2].ne(0).all()
+    if zero_vector:  # a memory of one vector is taken whole unless there is nothing to prefer
+        share = torch.sigmoid(query[1] @ memory[1, 0])
+        torch.testing.assert_close(found[1], share[:, None] * memory[1, 0])
+    else:
+        torch.testing.assert_close(found[1], memory[1, 0].expand(6, 8))
+
+
+@BOTH
+def test_a_user_without_history_has_a_finite_vector_and_gradients(
+    config: Config, sizes: Sizes, make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
+    empty = make_examples([toy.Basket(user="new", at_ms=toy.T0, taken=(("milk", "i0"),), clicks=0)])
+    batch = whole(empty, catalogue)
+    model = built(config, sizes)
+    user_BD = model.encode_user(batch)
+    user_BD.sum().backward()  # type: ignore[no-untyped-call]
+    assert user_BD.isfinite().all()
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            values = (
+                parameter.grad.coalesce().values() if parameter.grad.is_sparse else parameter.grad
+            )
+            assert values.isfinite().all()
+
+
+def test_a_user_without_history_attends_to_nothing(
+    sizes: Sizes, make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
+    empty = make_examples([toy.Basket(user="new", at_ms=toy.T0, taken=(("milk", "i0"),), clicks=0)])
+    model = built(MGDSPR, sizes)
+    assert isinstance(model, Mgdspr)
+    tokens: list[Tensor] = []
+    model.fusion.register_forward_hook(lambda _module, inputs, _out: tokens.append(inputs[0]))
+    with torch.no_grad():
+        model.encode_user(whole(empty, catalogue))
+    assert tokens[0].shape == (1, 24, 16)
+    assert tokens[0][:, 6:].eq(0).all()
+    assert tokens[0][:, QUERY_ROWS.index("his_seq")].eq(0).all()
+    assert tokens[0][:, QUERY_ROWS.index("gram_2")].eq(0).all()  # one word, no pair
+    assert tokens[0][:, QUERY_ROWS.index("seg")].ne(0).any()
+
+
+def test_the_mix_is_the_sum_of_the_other_rows(sizes: Sizes, batch: UserBatch) -> None:
+    model = built(MGDSPR, sizes)
+    assert isinstance(model, Mgdspr)
+    with torch.no_grad():
+        q_mgs = model.query(model.item_tower.tables, batch)
+    torch.testing.assert_close(q_mgs[:, 5], q_mgs[:, :5].sum(1))
+
+
+SWITCHES: list[dict[str, object]] = [
+    {"item_side": False},
+    {"mgs": False},
+    {"trm": False},
+    {"zero_vector": False},
+    {"scaled_attention": True},
+    *({"drop_rows": (row,)} for row in QUERY_ROWS),
+]
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_each_switch_changes_the_computation(
+    switch: dict[str, object], sizes: Sizes, batch: UserBatch
+) -> None:
+    config = dataclasses.replace(MGDSPR, **switch)  # type: ignore[arg-type]
+    base, changed = built(MGDSPR, sizes), built(config, sizes)
+    changed.load_state_dict(
+        base.state_dict(), strict=False
+    )  # the same weights where both have them
+    with torch.no_grad():
+        difference = changed.encode_user(batch) - base.encode_user(batch)
+    assert difference.abs().max() > 1e-4
+
+
+def test_dropout_acts_in_training_only(sizes: Sizes, batch: UserBatch) -> None:
+    model = built(MGDSPR, sizes)
+    with torch.no_grad():
+        assert torch.equal(model.encode_user(batch), model.encode_user(batch))
+        model.train()
+        assert not torch.equal(model.encode_user(batch), model.encode_user(batch))
+
+
+def test_cls_fusion_equals_plain_self_attention_at_the_first_position() -> None:
+    torch.manual_seed(0)
+    fusion, plain = ClsFusion(16, 4, scaled=False), SelfAttention(16, 4, scaled=False)
+    with torch.no_grad():
+        plain.query_key_value.weight.copy_(
+            torch.cat([fusion.query.weight, fusion.key.weight, fusion.value.weight])
+        )
+        plain.query_key_value.bias.copy_(
+            torch.cat([fusion.query.bias, torch.randn(16), fusion.value.bias])
+        )
+        plain.out.load_state_dict(fusion.out.state_dict())
+        tokens = torch.randn(5, 7, 16)
+        x = torch.cat([fusion.cls.expand(5, 1, 16), tokens], 1)
+        expected = plain(x, torch.ones(5, 8, dtype=torch.bool))[:, 0]
+        torch.testing.assert_close(fusion(tokens), expected)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"width": 10, "heads": 8}, {"drop_rows": ("nothing",)}, {"drop_rows": QUERY_ROWS}]
+)
+def test_a_configuration_that_cannot_be_built_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"divisible|drop_rows"):
+        MgdsprConfig(**wrong)  # type: ignore[arg-type]
