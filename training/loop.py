@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -25,14 +26,14 @@ class LoopConfig:
     Attributes:
         requests_per_batch: requests, each with all its lines.
         temperature: the score's divisor in the loss; the paper's 2.
-        log_q: correct negatives by their chance to be in the batch.
+        log_q: whose scores are corrected by their chance to be in the batch.
         checkpoint_steps: steps between checkpoints.
     """
 
     epochs: int = 1
     requests_per_batch: int = 128
     temperature: float = 2.0
-    log_q: bool = True
+    log_q: Literal["off", "negatives", "all"] = "all"
     optimiser: AdagradConfig = field(default_factory=AdagradConfig)
     seed: int = 0
     checkpoint_steps: int = 100
@@ -89,7 +90,8 @@ def train(
                 model.encode_item(batch.items),
                 positive_B=batch.positive_B,
                 false_negative_BP=batch.false_negative_BP,
-                log_q_P=batch.log_q_P if config.log_q else None,
+                log_q_P=None if config.log_q == "off" else batch.log_q_P,
+                correct_positive=config.log_q == "all",
                 temperature=config.temperature,
             )
             if not math.isfinite(loss.item()):

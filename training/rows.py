@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MOMENT = "t_ms"  # the request's own time again, epoch milliseconds
 _ROWS_PER_BATCH = 2_000
+_FILES = 4
 
 
 def fetch(
@@ -119,7 +120,14 @@ def _join(
     )
     joined: DataFrame = job.to_spark_df()
     moment = functions.unix_millis("event_timestamp") + functions.lit(1)
-    joined.withColumn(MOMENT, moment).drop("event_timestamp").write.parquet(rows.as_uri())
+    # In an order of their own, however the join ran: the same rows give the same batches.
+    ordered = (
+        joined.withColumn(MOMENT, moment)
+        .drop("event_timestamp")
+        .repartition(_FILES, "user_key")
+        .sortWithinPartitions(MOMENT, "user_key")
+    )
+    ordered.write.parquet(rows.as_uri())
 
 
 def _all_days_built(view: str, span: Span, built: set[date]) -> None:

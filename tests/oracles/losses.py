@@ -20,15 +20,18 @@ def in_batch_softmax(
     positive: Sequence[int],
     baskets: Sequence[set[int]],
     q: Sequence[float] | None,
+    correct_positive: bool,
     temperature: float,
 ) -> float:
     """Mean over lines of -log of the positive's share.
 
-    A line's negatives are the items outside of its basket, each weighed by 1/q.
+    A line's negatives are the items outside of its basket, each weighed by 1/q; so is the positive
+    if asked for.
     """
     losses = []
     for user, own, basket in zip(users, positive, baskets, strict=True):
-        top = math.exp(dot(user, items[own]) / temperature)
+        weight = 1 / q[own] if q and correct_positive else 1
+        top = math.exp(dot(user, items[own]) / temperature) * weight
         others = sum(
             math.exp(dot(user, item) / temperature) / (q[number] if q else 1)
             for number, item in enumerate(items)

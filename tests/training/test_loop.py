@@ -51,7 +51,7 @@ def test_eight_examples_are_learned_by_heart(
         ]
     )
     losses = train(
-        built(config, sizes), eight, catalogue, LoopConfig(epochs=60, temperature=1.0, log_q=False)
+        built(config, sizes), eight, catalogue, LoopConfig(epochs=60, temperature=1.0, log_q="off")
     )
     assert losses[0] > 1.5
     assert losses[-1] < 0.1

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,10 @@ from training.losses import in_batch_softmax
 
 
 @settings(deadline=None)
-@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([0.5, 2.0]))
-def test_loss_agrees_with_loops(seed: int, corrected: bool, temperature: float) -> None:
+@given(st.integers(0, 10_000), st.booleans(), st.booleans(), st.sampled_from([0.5, 2.0]))
+def test_loss_agrees_with_loops(
+    seed: int, corrected: bool, positive_too: bool, temperature: float
+) -> None:
     dice = np.random.default_rng(seed)
     users, items = dice.normal(size=(5, 3)), dice.normal(size=(6, 3))
     request = np.array([0, 0, 1, 2, 2])
@@ -29,6 +33,7 @@ def test_loss_agrees_with_loops(seed: int, corrected: bool, temperature: float) 
         positive_B=torch.tensor(positive),
         false_negative_BP=false_negative,
         log_q_P=torch.tensor(np.log(q)) if corrected else None,
+        correct_positive=positive_too,
         temperature=temperature,
     )
     expected = oracle.in_batch_softmax(
@@ -37,12 +42,13 @@ def test_loss_agrees_with_loops(seed: int, corrected: bool, temperature: float) 
         positive=positive.tolist(),
         baskets=baskets,
         q=q.tolist() if corrected else None,
+        correct_positive=positive_too,
         temperature=temperature,
     )
     assert found.item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_log_q_makes_the_expected_gradient_that_of_the_full_softmax() -> None:
+def test_log_q_of_negatives_makes_the_expected_gradient_that_of_the_full_softmax() -> None:
     """Batches drawn by known, skewed chances: corrected agrees, uncorrected does not."""
     dice = np.random.default_rng(0)
     items, user = dice.normal(size=(400, 3)) / 2, dice.normal(size=3)
@@ -67,6 +73,37 @@ def test_log_q_makes_the_expected_gradient_that_of_the_full_softmax() -> None:
     assert np.abs(plain - full).max() > 0.1
 
 
+def test_log_q_of_all_keeps_the_full_softmax_as_the_optimum_in_the_smallest_batches() -> None:
+    """At the true distribution's own logits the expected gradient is zero, counted exactly.
+
+    Four items, every possible batch; without the correction it is not zero.
+    """
+    chance, q = [0.5, 0.3, 0.15, 0.05], [0.9, 0.2, 0.6, 0.3]
+    expected = {True: torch.zeros(4), False: torch.zeros(4)}
+    for taken in range(4):
+        others = [item for item in range(4) if item != taken]
+        for held in product((False, True), repeat=3):
+            weight = chance[taken]
+            for item, there in zip(others, held, strict=True):
+                weight *= q[item] if there else 1 - q[item]
+            batch = [taken, *(item for item, there in zip(others, held, strict=True) if there)]
+            for corrected in (True, False):
+                logits = torch.tensor(chance).log().requires_grad_()
+                in_batch_softmax(
+                    torch.ones(1, 1),
+                    logits[batch].unsqueeze(1),
+                    positive_B=torch.tensor([0]),
+                    false_negative_BP=torch.zeros(1, len(batch), dtype=torch.bool),
+                    log_q_P=torch.tensor(q)[batch].log() if corrected else None,
+                    correct_positive=True,
+                    temperature=1.0,
+                ).backward()
+                assert logits.grad is not None
+                expected[corrected] += weight * logits.grad
+    assert expected[True].abs().max() < 1e-6
+    assert expected[False].abs().max() > 0.02
+
+
 def _gradient(
     dice: np.random.Generator,
     items: np.ndarray,
@@ -87,6 +124,7 @@ def _gradient(
         positive_B=torch.tensor([int(np.searchsorted(batch, positive))]),
         false_negative_BP=torch.zeros(1, len(batch), dtype=torch.bool),
         log_q_P=torch.tensor(np.log(q[batch])) if correct else None,
+        correct_positive=False,
         temperature=temperature,
     ).backward()
     assert user_BD.grad is not None
