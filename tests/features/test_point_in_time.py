@@ -6,13 +6,11 @@ Also on the same tables: reruns (law 6), and what materialising brings online.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
@@ -21,13 +19,14 @@ from jobs.batch.build import Days
 from jobs.batch.materialise import materialise
 from pagoda import features, lake, store
 from pagoda.errors import NothingToDo
-from pagoda.features import View, candidates_of
+from pagoda.features import View
 from pagoda.ids import key_of
 from pagoda.settings import Settings
-from pagoda.windows import WindowSpec, cut
+from pagoda.windows import WindowSpec
 from tests.features import arrivals as generated
 from tests.features.arrivals import CLICK_ACTIONS, DAY, FIRST, LAST, PRICES
 from tests.features.conftest import Home
+from tests.features.reading import entity_frame, historical, part, windows_of
 from tests.features.test_windows import as_lists, defined
 from tests.oracles import features as oracle
 from tests.oracles.features import Arrival
@@ -56,35 +55,6 @@ def built(spark: SparkSession, home: Home) -> Built:
     return Built(settings, by_user, summary)
 
 
-def historical(built: Built, service: features.Service, entities: pd.DataFrame) -> Iterator[Any]:
-    """Feast's rows as known then; one dict for each row of `entities`, in any order."""
-    feature_store = store.open_store(built.settings)
-    job = feature_store.get_historical_features(
-        entity_df=entities,
-        features=feature_store.get_feature_service(service.name),
-        full_feature_names=True,
-        filter_by_created_timestamp=True,
-    )
-    table = job.to_spark_df().toArrow()
-    assert table.num_rows == len(entities)
-    return iter(table.to_pylist())
-
-
-def entity_frame(pairs: list[tuple[int, int]], entity: str) -> pd.DataFrame:
-    """Distinct (key, t); strictly before t is at or before t - 1 ms."""
-    return pd.DataFrame(
-        {
-            entity: [key for key, _ in pairs],
-            "t": [t for _, t in pairs],
-            "event_timestamp": pd.to_datetime([t - 1 for _, t in pairs], unit="ms", utc=True),
-        }
-    )
-
-
-def part(row: dict[str, Any], view: View) -> dict[str, Any]:
-    return {name: row[f"{view.name}__{name}"] for name in view.columns}
-
-
 def test_training_rows_equal_a_naive_replay(built: Built) -> None:
     rng = np.random.default_rng(4)
     users = {key_of("user", user): found for user, found in built.by_user.items()}
@@ -93,17 +63,11 @@ def test_training_rows_equal_a_naive_replay(built: Built) -> None:
     ]
     spec = WindowSpec()
     seen = 0
-    for row in historical(built, features.SEQUENCES_STATS_V1, entity_frame(pairs, "user_key")):
+    frame = entity_frame(pairs, "user_key")
+    for row in historical(built.settings, features.SEQUENCES_STATS_V1, frame):
         known = oracle.known(users[row["user_key"]], at_ms=row["t"])
-        windows = cut(
-            candidates_of(part(row, features.USER_DAY)).union(
-                candidates_of(part(row, features.USER_INTRADAY))
-            ),
-            at_ms=row["t"],
-            spec=spec,
-        )
         happened = [each.happening for each in known]
-        found = as_lists(windows)
+        found = as_lists(windows_of(row))
         assert found == defined(happened, row["t"], spec, click_actions=CLICK_ACTIONS)
         seen += any(found.values())
     assert seen > len(pairs) / 2
@@ -114,7 +78,7 @@ def test_user_statistics_equal_a_naive_count(built: Built) -> None:
     noon = generated.midnight(LAST) + DAY // 2
     pairs = [(key, noon - back * DAY) for key in users for back in (0, 3)]
     frame = entity_frame(pairs, "user_key")
-    for row in historical(built, features.SEQUENCES_STATS_V1, frame):
+    for row in historical(built.settings, features.SEQUENCES_STATS_V1, frame):
         expected = oracle.user_stats(
             users[row["user_key"]], at_ms=row["t"], click_actions=CLICK_ACTIONS, prices=PRICES
         )
@@ -133,7 +97,7 @@ def test_item_statistics_equal_a_naive_count(built: Built) -> None:
     rng = np.random.default_rng(5)
     items = [key_of("item", item) for item in list(generated.ITEMS)[:4]]
     pairs = [(key, t) for key in items for t in generated.moments(everything, rng, 5)]
-    for row in historical(built, features.ITEMS_V1, entity_frame(pairs, "item_key")):
+    for row in historical(built.settings, features.ITEMS_V1, entity_frame(pairs, "item_key")):
         expected = oracle.item_stats(
             everything, row["item_key"], at_ms=row["t"], click_actions=CLICK_ACTIONS
         )
