@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -96,6 +97,16 @@ def test_a_taken_port_is_left_for_another_that_stays(
     assert moved.redis.port != running.redis.port
     servers.down(home)
     assert servers.up(load(home=home.home), ["redis"]).redis.port == moved.redis.port
+
+
+def test_settings_loaded_before_a_port_moved_still_find_the_server(home: Settings) -> None:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # somebody else holds it: as good
+            stack.enter_context(socket.create_server(("127.0.0.1", home.redis.port)))
+        moved = servers.up(home, ["redis"])
+    assert moved.redis.port != home.redis.port
+    assert health(home, "redis").ready
+    assert servers.up(home, ["redis"]) == moved
 
 
 def test_a_port_that_the_user_chose_is_not_moved(home: Settings, busy_port: int) -> None:

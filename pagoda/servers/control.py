@@ -51,6 +51,7 @@ def up(
     with _lock(settings):
         supervisor = Supervisor(settings)
         _start_supervisor(settings, supervisor, report)
+        settings = ports.with_recorded(settings)
         settings, chosen, moved = _give_ports(settings, supervisor, local)
         # What runs already and talks to a server that has moved must learn its address.
         local += [
@@ -150,6 +151,7 @@ class _Start:
                     raise _ended(server, log_file(self._settings, info["name"]))
             try:
                 answers(server, self._settings)
+                self._require_ours(server)
             except Exception as error:
                 reason = str(error) or type(error).__name__
             else:
@@ -163,6 +165,16 @@ class _Start:
             self._report(server.name, reason)
             time.sleep(_POLL_S)
         raise _Skipped
+
+    def _require_ours(self, server: Server) -> None:
+        """Raises: NotYet if it was a server of somebody else that answered, on the same port."""
+        address = server.address(self._settings)
+        if address is None:
+            return
+        pid = ports.listener(address[1])
+        ours = (str(self._settings.home.resolve()), server.name)
+        if pid is None or leftovers.owner(pid) != ours:
+            raise NotYet(f"port {address[1]} is held by {leftovers.describe(pid)}")
 
 
 class _Skipped(Exception):

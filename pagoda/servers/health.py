@@ -12,7 +12,7 @@ from typing import Literal
 
 import psutil
 
-from pagoda.servers import leftovers
+from pagoda.servers import files, leftovers, ports
 from pagoda.servers.catalogue import SERVERS
 from pagoda.servers.control import answers
 from pagoda.servers.program import Server
@@ -46,6 +46,8 @@ class Health:
 
 def status(settings: Settings) -> list[Health]:
     """Every server's health, in the order in which they start."""
+    files.require_usable(settings)
+    settings = ports.with_recorded(settings)
     infos = Supervisor(settings).processes()
     supervised = {
         server.name: [info for info in infos if info["group"] == server.name] for server in SERVERS

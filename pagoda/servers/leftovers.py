@@ -73,7 +73,7 @@ def end(find: Callable[[], Iterable[int]], *, grace_s: float) -> set[int]:
 def describe(pid: int | None) -> str:
     """A process in words: whose it is, and its command."""
     if pid is None:
-        return "a process of another user"
+        return "a process that cannot be seen from here"
     try:
         command = " ".join(psutil.Process(pid).cmdline())[:120]
     except psutil.Error:

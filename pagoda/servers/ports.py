@@ -80,6 +80,24 @@ def chosen_by_user(settings: Settings, server: Server, port: Port) -> int | None
     return number if said or number not in known else None
 
 
+def with_recorded(settings: Settings) -> Settings:
+    """The settings with the addresses of last time, but for those that the user has chosen.
+
+    Settings that were loaded before an `up` do not know where it found free ports.
+    """
+    remembered = _read(settings)
+    unsaid = {
+        server.name: {
+            port.name: remembered[server.name][port.name]
+            for port in server.ports
+            if port.name in remembered.get(server.name, {})
+            and chosen_by_user(settings, server, port) is None
+        }
+        for server in SERVERS
+    }
+    return settings_with(settings, unsaid)
+
+
 def settings_with(settings: Settings, chosen: Mapping[str, Ports]) -> Settings:
     """The settings with the addresses of these servers' ports."""
     for (part, field), address in _addresses(chosen).items():
@@ -101,14 +119,19 @@ def is_free(port: int) -> bool:
     return True
 
 
-def holder(port: int) -> str:
-    """Who listens on the port, for people."""
+def listener(port: int) -> int | None:
+    """The process that listens on the port; None if none can be seen."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN
             if listens and connection.laddr and connection.laddr[1] == port:
-                return leftovers.describe(connection.pid)
-    return "a process that cannot be seen from here"
+                return connection.pid
+    return None
+
+
+def holder(port: int) -> str:
+    """Who listens on the port, for people."""
+    return leftovers.describe(listener(port))
 
 
 def _said_in_environment(part: str, field: str) -> bool:
