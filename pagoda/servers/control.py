@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -304,17 +305,21 @@ def _of_the_machine(error: OSError, server: Server, settings: Settings) -> Machi
     )
 
 
-def _lock(settings: Settings) -> FileLock:
+@contextmanager
+def _lock(settings: Settings) -> Iterator[None]:
     """One `up` or `down` at a time."""
     files.require_usable(settings)
+    lock = FileLock(settings.run / "servers.lock", timeout=_LOCK_WITHIN_S)
     try:
-        lock = FileLock(settings.run / "servers.lock", timeout=_LOCK_WITHIN_S)
         lock.acquire()
     except Timeout:
         raise Conflict(
             "another `pagoda up` or `down` is still at work", where=str(settings.run)
         ) from None
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _wait_until(condition: Callable[[], bool], *, within_s: float) -> None:
