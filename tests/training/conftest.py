@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 from pagoda.models.catalogue import Catalogue
 from pagoda.text import Tokenizer
@@ -13,6 +14,12 @@ from tests.training import toy
 from training.data import Examples, prepare
 
 MakeExamples = Callable[..., Examples]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tensors are tiny here: threads would only wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
