@@ -127,6 +127,7 @@ STAGES = (
             "online:user_day",
             "online:user_intraday",
             "online:user_stats",
+            "lake:events",
         ),
         writes=("topic:search-events", "lake:served"),
     ),

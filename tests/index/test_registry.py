@@ -82,7 +82,7 @@ def test_a_broken_pointer_says_where_it_is_and_what_to_do(home: Settings) -> Non
 
 
 def test_processes_that_promote_at_once_lose_no_move(home: Settings) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.starmap(_promote_often, [(str(home.home), name) for name in ("a", "b", "c")])
     moves = [move.bundle for move in registry.pointer(home).history]
     repeats = [one for one, other in pairwise(moves) if one == other]
