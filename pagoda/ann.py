@@ -106,6 +106,18 @@ class Searcher:
             raise DependencyDown("milvus", f"{collection}: {answer.status.reason}")
         return _decode(answer.results, queries=len(vectors_BD))
 
+    def ping(self) -> None:
+        """Raises: DependencyDown if Milvus does not answer; says nothing of any collection."""
+        request = milvus_pb2.ShowCollectionsRequest()
+        try:
+            answer = self._stub.ShowCollections(
+                request, timeout=self._timeout_s, metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise DependencyDown("milvus", reason(error)) from error
+        if answer.status.code or answer.status.error_code:
+            raise DependencyDown("milvus", answer.status.reason)
+
     def close(self) -> None:
         """Give the connection back."""
         self._channel.close()

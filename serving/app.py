@@ -92,7 +92,7 @@ class Service:
         found = {
             "bundle": self._try(lambda: self.follower.live(), self.follower.name or ""),
             "redis": self._try(self._ping_redis, "answers"),
-            "milvus": self._try(lambda: self.engine.ping(self.follower.live()), "answers"),
+            "milvus": self._try(lambda: self.engine.ping(self.follower.now), "answers"),
             "kafka": self._try(
                 self._reach_kafka, f"{self.publisher.pending} searches pending", needed=False
             ),

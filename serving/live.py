@@ -74,6 +74,11 @@ class Follower:
         """Which bundle serves."""
         return self._live.bundle.name if self._live else None
 
+    @property
+    def now(self) -> Live | None:
+        """What serves now, if anything does."""
+        return self._live
+
     def live(self) -> Live:
         """What serves now. Raises: DependencyDown naming what keeps the first bundle away."""
         live = self._live

@@ -180,9 +180,12 @@ class Engine:
             timings_ms=timings.rounded(),
         )
 
-    def ping(self, live: Live) -> None:
-        """One real search. Raises: DependencyDown("milvus")."""
-        self._hits(live, live.bundle.item_vectors[0], k=1, asked="")
+    def ping(self, live: Live | None) -> None:
+        """One real search where a bundle is live. Raises: DependencyDown("milvus")."""
+        if live is None:
+            self._searcher.ping()
+        else:
+            self._hits(live, live.bundle.item_vectors[0], k=1, asked="")
 
     def _hits(self, live: Live, vector_D: npt.NDArray[np.float32], *, k: int, asked: str) -> Hits:
         collection = live.bundle.collection
