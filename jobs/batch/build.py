@@ -39,6 +39,7 @@ from pagoda.windows import DAY_MS, WindowSpec
 
 SPAN_DAYS = 30  # how far statistics look back; windows say themselves
 LATE_DAYS = 30  # events later than this change old rows only when those days are asked for
+DAILY = (features.USER_DAY, features.USER_STATS, features.ITEM_STATS)  # a row a day
 
 app = typer.Typer(help="Build the feature tables of a range of days.")
 
@@ -185,8 +186,16 @@ def write_profiles(session: SparkSession, loaded: Settings) -> int:
 def oldest_changed(session: SparkSession, loaded: Settings, *, before: date) -> date:
     """The first day whose rows differ from what was built on days before `before`."""
     lake.create_all(loaded)
-    days_built = session.table(lake.spark_name(loaded, features.USER_DAY.table)).select("day")
-    built = _value(days_built.where(sf.col("day") < sf.lit(before)).agg(sf.max("day")))
+    newest = [
+        _value(
+            session.table(lake.spark_name(loaded, view.table))
+            .where(sf.col("day") < sf.lit(before))
+            .agg(sf.max("day"))
+        )
+        for view in DAILY
+    ]
+    # The view that is furthest behind: a build may have been cut short, or have been of some only.
+    built = min((day for day in newest if day), default=None)
     if built is None:
         return before
     late = [_oldest_late(session, loaded, table, built) for table in (EVENTS, SEARCHES)]

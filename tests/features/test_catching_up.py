@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 from jobs.batch import build
 from pagoda import features, lake, schemas
+from pagoda.features import View
 from pagoda.settings import Settings
 from tests.features import arrivals as generated
 from tests.features.arrivals import DAY
@@ -27,19 +28,22 @@ TODAY = date(2024, 3, 12)
 def behind(home: Home, request: pytest.FixtureRequest) -> Settings:
     """An installation that was last built two days ago."""
     settings = home(f"behind_{abs(hash(request.node.name)) % 10**6}")
-    row = {
-        "user_key": 1,
-        "event_timestamp": generated.midnight(BUILT) * 1000,
-        "created": generated.midnight(BUILT) * 1000 - 1000,
-        "day": BUILT,
-    }
-    table = features.USER_DAY.table
-    lake.open_table(settings, table).append(
-        pa.Table.from_pylist(
-            [{name: row.get(name) for name in table.schema.names}], schema=table.schema
-        )
-    )
+    for view in build.DAILY:
+        note_built(settings, view, BUILT)
     return settings
+
+
+def note_built(settings: Settings, view: View, day: date) -> None:
+    row = {
+        view.entity: 1,
+        "event_timestamp": generated.midnight(day) * 1000,
+        "created": generated.midnight(day) * 1000 - 1000,
+        "day": day,
+    }
+    schema = view.table.schema
+    lake.open_table(settings, view.table).append(
+        pa.Table.from_pylist([{name: row.get(name) for name in schema.names}], schema=schema)
+    )
 
 
 def click(day: date, *, days_late: int = 0) -> Arrival:
@@ -56,6 +60,11 @@ def test_the_newest_built_day_is_built_again_because_it_was_not_over(
     spark: SparkSession, behind: Settings
 ) -> None:
     generated.fill_lake(behind, [click(BUILT)])
+    assert build.oldest_changed(spark, behind, before=TODAY) == BUILT
+
+
+def test_the_view_that_is_furthest_behind_counts(spark: SparkSession, behind: Settings) -> None:
+    note_built(behind, features.USER_DAY, date(2024, 3, 11))  # cut short, or for a check only
     assert build.oldest_changed(spark, behind, before=TODAY) == BUILT
 
 
