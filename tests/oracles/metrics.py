@@ -24,9 +24,7 @@ def recall(ranks: Sequence[int | None], k: int) -> float:
 
 def ndcg(ranks: Sequence[int | None], k: int) -> float:
     """Discounted gain of the top k; with one relevant item the ideal gain is 1."""
-    gains = [
-        sum(1 / math.log2(place + 2) for place in range(k) if place == rank) for rank in ranks
-    ]
+    gains = [sum(1 / math.log2(place + 2) for place in range(k) if place == rank) for rank in ranks]
     return sum(gains) / len(gains)
 
 
