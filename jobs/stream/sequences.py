@@ -266,8 +266,10 @@ def follow(consumer: Consumer, *, source: Source, ready: ReadyFile, stop: thread
         if time.monotonic() - shown_at > _SHOW_S:
             shown_at = time.monotonic()
             consumer.show_lag()
-            if positions := source.positions():
-                ready.write(positions)
+            if source.joined:
+                ready.write(source.positions())
+            else:
+                ready.remove()
 
 
 app = typer.Typer(add_completion=False)

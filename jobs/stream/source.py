@@ -28,6 +28,8 @@ from pagoda.settings import Settings
 log = structlog.get_logger(__name__)
 SESSION_TIMEOUT_S = 30.0
 _CLOSE_MS = 2_000
+_JOIN_S = 2.0  # how long one poll may take while the group has not answered yet
+_REOPEN_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +48,22 @@ class Source:
 
     def __init__(self, settings: Settings) -> None:
         """Join the group. Raises: DependencyDown("kafka", ...) if no broker answers."""
+        self._settings = settings
         self._limit = settings.stream.batch_records
         self._rewind_s = settings.stream.rewind_s
+        self._batch: dict[TopicPartition, tuple[int, int]] = {}
+        self._recent: dict[TopicPartition, deque[tuple[float, int]]] = {}
+        self._open()
+
+    def _open(self) -> None:
+        kafka = self._settings.kafka
+        topics = [kafka.events_topic, kafka.searches_topic]
+        self._membership = _Membership()
         try:
             self._consumer = KafkaConsumer(
-                bootstrap_servers=settings.kafka.bootstrap_servers,
+                bootstrap_servers=kafka.bootstrap_servers,
                 bootstrap_timeout_ms=5_000,
-                group_id=settings.kafka.stream_group,
+                group_id=kafka.stream_group,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 partition_assignment_strategy=[RangePartitionAssignor],
@@ -61,23 +72,38 @@ class Source:
                 fetch_max_wait_ms=100,
                 allow_auto_create_topics=False,
             )
+            self._consumer.subscribe(topics, listener=self._membership)
+            # A member that joins before it knows the topics is assigned nothing and joins again.
+            for topic in topics:
+                self._consumer.partitions_for_topic(topic)
         except KafkaError as error:
             raise _down(error) from error
-        self._batch: dict[TopicPartition, tuple[int, int]] = {}
-        self._recent: dict[TopicPartition, deque[tuple[float, int]]] = {}
-        self._fresh: set[TopicPartition] = set()
-        topics = [settings.kafka.events_topic, settings.kafka.searches_topic]
-        self._consumer.subscribe(topics, listener=_Assigned(self._fresh))
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group has said which partitions are this member's."""
+        return self._membership.joined
 
     def poll(self, timeout_s: float) -> list[Record]:
-        """The next records, at most a batch; none if nothing came in time."""
+        """The next records, at most a batch; none if nothing came in time.
+
+        Raises: DependencyDown("kafka", ...).
+        """
+        joined = self._membership.joined
+        if not joined and self._membership.waits_s > _REOPEN_S:
+            log.error("joining_anew", waited_s=round(self._membership.waits_s))
+            self.close()
+            self._open()
+        # kafka-python forgets a join that is answered between two polls and asks again: with
+        # short polls on a busy machine it may never end.
+        wait_s = timeout_s if joined else max(timeout_s, _JOIN_S)
         try:
-            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=self._limit)
+            polled = self._consumer.poll(timeout_ms=int(wait_s * 1000), max_records=self._limit)
             self._batch = {
                 partition: (records[0].offset, records[-1].offset + 1)
                 for partition, records in polled.items()
             }
-            if self._fresh:
+            if self._membership.fresh:
                 self._start_at_last_words()
                 return []
         except KafkaError as error:
@@ -143,13 +169,14 @@ class Source:
         """Newly assigned partitions start where their last commit says that it is safe to."""
         self.give_back()
         starts = {}
-        for partition in self._fresh:
+        fresh = self._membership.fresh
+        for partition in fresh:
             committed = self._consumer.committed(partition, metadata=True)
             if committed is not None and committed.metadata.isdigit():
                 starts[partition] = int(committed.metadata)
-        for partition in self._fresh:
+        for partition in fresh:
             self._recent.pop(partition, None)
-        self._fresh.clear()
+        fresh.clear()
         self._seek(starts)
 
     def _seek(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -168,17 +195,35 @@ class Source:
         return at
 
 
-class _Assigned(ConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self, fresh: set[TopicPartition]) -> None:
-        self._fresh = fresh
+class _Membership(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Whether the group has given this member its partitions (it may be none of them).
+
+    Attributes:
+        fresh: partitions assigned and not yet positioned.
+    """
+
+    def __init__(self) -> None:
+        self.fresh: set[TopicPartition] = set()
+        self.joined = False
+        self._since = time.monotonic()
+
+    @property
+    def waits_s(self) -> float:
+        """For how long it has been as it is now."""
+        return time.monotonic() - self._since
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        self._fresh.update(assigned)
+        self.fresh.update(assigned)
+        self._become(joined=True)
         log.info("partitions_assigned", partitions=_names(assigned))
 
     def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        self._fresh.difference_update(revoked)
+        self.fresh.difference_update(revoked)
+        self._become(joined=False)
         log.info("partitions_revoked", partitions=_names(revoked))
+
+    def _become(self, *, joined: bool) -> None:
+        self.joined, self._since = joined, time.monotonic()
 
 
 def _names(partitions: Sequence[TopicPartition]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from jobs.checks.positions import Positions
+from jobs.stream.source import Source
 from pagoda import servers, topics
 from pagoda.features import USER_INTRADAY, Service
 from pagoda.ids import key_of
@@ -121,6 +122,23 @@ def test_redis_goes_and_comes_back_and_what_it_lost_is_merged_again(
     wait_until_consumed(stream_home)
     assert_online_is_what_was_sent(stream_home, before)
     assert jobs.running["sequences"].poll() is None
+
+
+def test_short_polls_do_not_keep_a_consumer_from_joining(stream_home: Settings) -> None:
+    for number in range(4):
+        kafka = stream_home.kafka.model_copy(update={"stream_group": f"short-{number}"})
+        source = Source(stream_home.model_copy(update={"kafka": kafka}))
+        try:
+            started = time.monotonic()
+            while not source.joined and time.monotonic() - started < 30:
+                source.poll(0.001)
+            # Both topics whole: what it was given first is what it keeps.
+            assert {topic: len(of) for topic, of in source.positions().items()} == {
+                kafka.events_topic: 2,
+                kafka.searches_topic: 2,
+            }
+        finally:
+            source.close()
 
 
 def test_what_cannot_be_read_lands_in_the_rejected_topic_with_its_place(
