@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from pagoda import jars, servers
@@ -34,6 +35,11 @@ SMALL = {
     "PAGODA_SPARK__CONF": '{"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}',
     "PAGODA_STREAM__METRICS_PORT": "0",
 }
+# A busy machine is no reason to fail.
+hypothesis.settings.register_profile(
+    "pagoda", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("pagoda")
 NewHome = Callable[[], Settings]
 _FETCHED = load(home=home_folder())
 

@@ -37,7 +37,7 @@ def happenings(draw: st.DrawFn, around: int, *, back: int, size: int = 60) -> li
         Happening(
             ts=around + days_off * DAY + time,
             key=key,
-            what=f"words {key}" if action == "search" else key % 7,
+            what=f"words {key}" if action == "search" else key % 3,
             action=action,
         )
         for key, (days_off, time, action) in enumerate(moments)

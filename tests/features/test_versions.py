@@ -17,6 +17,7 @@ from tests.oracles import features as oracle
 from tests.oracles.features import Arrival
 from tests.oracles.windows import Happening
 
+LONG_TERM = ("long_click", "long_buy", "long_collect")
 BUILT_DAYS = 7  # from five days before the day in question to one after
 
 
@@ -38,6 +39,18 @@ def test_no_two_versions_of_a_row_share_their_created_time(data: st.DataObject, 
     for rows in rows_of(arrived, day, SMALL):
         versions = [(row["event_timestamp"], row["created"]) for row in rows]
         assert len(set(versions)) == len(versions)
+
+
+@given(data=st.data(), day=days)
+def test_rows_hold_each_event_once_and_none_of_other_days(data: st.DataObject, day: int) -> None:
+    day_rows, intraday_rows = rows_of(data.draw(arrivals(day, back=9)), day, SMALL)
+    for row in day_rows + intraday_rows:
+        at_ms = as_ms(row["event_timestamp"])
+        of_day = "long_click_ts" not in row
+        for prefix in ("click", "query", *(() if of_day else LONG_TERM)):
+            times, events = row[f"{prefix}_ts"], row[f"{prefix}_events"]
+            assert len(set(zip(times, events, strict=True))) == len(times)
+            assert all(at_ms - at_ms % DAY <= ts <= at_ms if of_day else ts < at_ms for ts in times)
 
 
 @given(data=st.data(), day=days)
