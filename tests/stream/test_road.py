@@ -38,11 +38,13 @@ USERS = 12
 
 
 def messages(prefix: str, count: int) -> list[dict[str, Any]]:
-    """Clicks and searches of `USERS` users, all of this moment."""
+    """Clicks and searches of `USERS` users, just now, mostly in order: late ones cost versions."""
     now_ms = int(time.time() * 1000)
     made = []
     for number in range(count):
-        common = {"user_id": f"{prefix}{number % USERS}", "ts": now_ms - number % 50}
+        late_ms = 700 if number % 23 == 0 else 0
+        ts = now_ms - count + number - late_ms
+        common = {"user_id": f"{prefix}{number % USERS}", "ts": ts}
         if number % 4 == 0:
             made.append({**common, "search_id": f"{prefix}s{number}@{now_ms}", "query": "oat milk"})
         else:
@@ -202,8 +204,8 @@ def _events_arriving(settings: Settings) -> Iterator[None]:
     producer = open_producer(settings)
 
     def run() -> None:
-        while not stop.wait(0.3):
-            send(settings, producer, messages("known", USERS)[:5])
+        while not stop.wait(0.5):
+            send(settings, producer, messages("known", 5))
 
     send(settings, producer, messages("known", 5 * USERS))
     thread = threading.Thread(target=run)
