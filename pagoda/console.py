@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
@@ -16,8 +16,16 @@ from rich.table import Table
 
 from pagoda.errors import PagodaError
 
-people = Console(stderr=True)
-_data = Console(soft_wrap=True)
+_WIDE = 160  # columns where nobody says how many: a log or a pipe; a narrow table loses text
+
+
+def _console(stream: TextIO, **options: Any) -> Console:
+    known = stream.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else _WIDE, **options)
+
+
+people = _console(sys.stderr, stderr=True)
+_data = _console(sys.stdout, soft_wrap=True)
 
 
 def run(app: typer.Typer | Callable[[], Any]) -> None:

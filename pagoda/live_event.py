@@ -20,8 +20,8 @@ from pagoda.messages import Event, encode, record_key
 from pagoda.publisher import open_producer
 from pagoda.settings import Settings
 
-_K = 10
-_CLICKED_RANK = 8  # far enough down for a move to show
+_K = 100
+_CLICKED_POSITION = 40  # far enough down for a move to show
 _NEWEST = 3
 _VISIBLE_WITHIN_S = 30
 _POLL_S = 0.05
@@ -51,8 +51,8 @@ class Shown:
     after: Json
 
     def ranks(self) -> list[Json]:
-        """The items of both answers, in the order of the later: rank and score then and now."""
-        before, after = _ranks(self.before), _ranks(self.after)
+        """The items of both answers, in the order of the later: place and score then and now."""
+        before, after = _places(self.before), _places(self.after)
         score_before, score_after = _scores(self.before), _scores(self.after)
         found = (*self.before["results"], *self.after["results"])
         titles = {item["item_id"]: item["title"] for item in found}
@@ -65,10 +65,15 @@ class Shown:
                 "score after": score_after.get(item),
                 "item": item,
                 "title": titles[item],
-                "": "clicked" if item == self.clicked["item_id"] else "",
+                "clicked": item == self.clicked["item_id"],
             }
             for item in order
         ]
+
+    def moved(self) -> list[Json]:
+        """Of `ranks`, what came, went or changed its place; the largest moves first."""
+        moved = [each for each in self.ranks() if each["before"] != each["after"]]
+        return sorted(moved, key=_jump, reverse=True)
 
     def sequences(self) -> list[Json]:
         """Each sequence: its length before and after, and the newest entries where it moved."""
@@ -87,7 +92,7 @@ class Shown:
 
 
 def show(settings: Settings) -> Shown:
-    """Click for the most active user, on a result of one of their own queries.
+    """Click for a user of short history, on a result of one of their own queries.
 
     Raises: DependencyDown naming what does not answer, NothingToDo without a recent user,
         CheckFailed if the click never shows.
@@ -100,9 +105,10 @@ def show(settings: Settings) -> Shown:
             raise NothingToDo("a search found nothing to click on", found=f"query {query!r}")
         # The search itself joins the history: wait for it, so that only the click is new after.
         known_before = _until(http, user_id, lambda known: _asked_since(known, query, before["at"]))
-        clicked = before["results"][min(_CLICKED_RANK, len(before["results"])) - 1]
+        position = min(_CLICKED_POSITION, len(before["results"]) - 1)
+        clicked = before["results"][position]
         sent_at = time.monotonic()
-        _click(settings, user_id, clicked["item_id"], before["search_id"])
+        _click(settings, user_id, clicked["item_id"], before["search_id"], position)
         known_after = _until(
             http, user_id, lambda known: _clicked_since(known, clicked["item_id"], before["at"])
         )
@@ -121,8 +127,10 @@ def show(settings: Settings) -> Shown:
 
 
 def _whose_what(http: httpx.Client) -> tuple[str, str]:
-    """The most active recent user, and the one of their queries that most items match."""
-    for user in _json(http.get, "/users/examples"):
+    """A recent user with little behaviour, in which a click weighs more, and the one of their
+    queries that most items match.
+    """
+    for user in reversed(_json(http.get, "/users/examples")):
         user_id = str(user["user_id"])
         known = _json(http.get, f"/user/{user_id}/sequences")
         queries = {each["query"] for each in known["queries"]}
@@ -144,7 +152,7 @@ def _search(http: httpx.Client, user_id: str, query: str) -> Json:
     return dict(_json(http.post, "/search", json={"query": query, "user_id": user_id, "k": _K}))
 
 
-def _click(settings: Settings, user_id: str, item_id: str, search_id: str) -> None:
+def _click(settings: Settings, user_id: str, item_id: str, search_id: str, position: int) -> None:
     event = Event(
         event_id=f"demo-{uuid.uuid4().hex}",
         user_id=user_id,
@@ -152,7 +160,7 @@ def _click(settings: Settings, user_id: str, item_id: str, search_id: str) -> No
         action="click",
         ts=time.time_ns() // 1_000_000,
         search_id=search_id,
-        position=_CLICKED_RANK - 1,
+        position=position,
     )
     try:
         producer = open_producer(settings)
@@ -193,7 +201,12 @@ def _since(entry: Json, at: str) -> bool:
     return datetime.fromisoformat(entry["at"]) >= datetime.fromisoformat(at)
 
 
-def _ranks(answer: Json) -> dict[str, int]:
+def _jump(ranked: Json) -> int:
+    before, after = (int(ranked[when] or _K + 1) for when in ("before", "after"))
+    return abs(before - after)
+
+
+def _places(answer: Json) -> dict[str, int]:
     return {item["item_id"]: rank for rank, item in enumerate(answer["results"], start=1)}
 
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import structlog
 
 from pagoda.lake import open_table
@@ -30,7 +31,7 @@ class ExampleUsers:
         self._stale_at = 0.0
 
     def get(self) -> list[ExampleUser]:
-        """Users with much behaviour in the windows' recent days, the most active first."""
+        """Users from the most to the least active in the windows' recent days."""
         if self._settings.serving.example_users == 0:
             return []
         with self._lock:
@@ -55,5 +56,8 @@ def _active_users(settings: Settings) -> list[ExampleUser]:
         .to_arrow()["user_id"]
         .to_pylist()
     )
-    most = Counter(users).most_common(settings.serving.example_users)
-    return [ExampleUser(user_id=user, events=count) for user, count in most]
+    # Ties by name: the same page for the same lake.
+    ranked = sorted(Counter(users).items(), key=lambda each: (-each[1], each[0]))
+    count = min(settings.serving.example_users, len(ranked))
+    evenly = np.linspace(0, len(ranked) - 1, count).round().astype(int)
+    return [ExampleUser(user_id=ranked[at][0], events=ranked[at][1]) for at in evenly]

@@ -7,6 +7,7 @@ also on Ctrl-C. Rooms keep their own fixtures in their own folders.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -17,12 +18,14 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from playwright.sync_api import sync_playwright
 
 from pagoda import jars, servers
 from pagoda import spark as pagoda_spark
-from pagoda.settings import Settings, home_folder, load
+from pagoda.settings import PROJECT_ROOT, Settings, home_folder, load
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
     from pyspark.sql import SparkSession
 
 # Small enough for two cores with everything running; the environment so that what tests start as
@@ -35,6 +38,15 @@ SMALL = {
     "PAGODA_SPARK__CONF": '{"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}',
     "PAGODA_STREAM__METRICS_PORT": "0",
 }
+# Headless, as root too, and asking nothing of the network.
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 # A busy machine is no reason to fail.
 hypothesis.settings.register_profile(
     "pagoda", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -107,6 +119,25 @@ def airflow_server(settings: Settings) -> Settings:
 def all_servers(settings: Settings) -> Settings:
     """Settings with running Kafka, Redis and Milvus in them."""
     return servers.up(settings, ["kafka", "redis", "milvus"])
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's own Chromium, headless: one for all tests, as Playwright allows only one."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not there; Debian/Ubuntu: apt install chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+def artefact(name: str) -> Path:
+    """A place in artefacts/, which git ignores, for what a person may want to look at."""
+    folder = PROJECT_ROOT / "artefacts"
+    folder.mkdir(exist_ok=True)
+    return folder / re.sub(r"[^\w.-]", "_", name)
 
 
 class _Home:

@@ -320,7 +320,6 @@ def _light(settings: Settings) -> Settings:
         "spark.sql.streaming.noDataProgressEventInterval": "1000",
         "spark.sql.streaming.minBatchesToRetain": "20",
         "spark.sql.streaming.stopTimeout": "10000",
-        "spark.ui.showConsoleProgress": "false",
         **settings.spark.conf,
     }
     light = settings.spark.model_copy(update={"driver_memory": "1g", "conf": conf})

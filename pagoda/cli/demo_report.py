@@ -15,6 +15,7 @@ from pagoda.settings import Settings
 
 Json = dict[str, Any]
 _METRICS = ("recall@10", "recall@100")
+_MOVES_SHOWN = 8
 
 
 def summary(settings: Settings, shown: Shown) -> Json:
@@ -36,7 +37,8 @@ def summary(settings: Settings, shown: Shown) -> Json:
             "clicked": shown.clicked["item_id"],
             "visible_ms": shown.visible_ms,
             "sequences": shown.sequences(),
-            "ranks": shown.ranks(),
+            "results": shown.ranks(),
+            "moved": len(shown.moved()),
         },
         "addresses": _addresses(settings),
     }
@@ -65,7 +67,7 @@ def tell(settings: Settings, shown: Shown) -> None:
     )
     for part in shown.sequences():
         _tell_sequence(part)
-    emit_table(shown.ranks(), title="Results: rank before and after")
+    _tell_results(shown)
     _headline("Where to look")
     for name, address in _addresses(settings).items():
         people.print(f"{name}: {address}", highlight=False)
@@ -77,6 +79,21 @@ def _tell_sequence(part: Json) -> None:
     if part["moved"]:
         for when in ("newest before", "newest after"):
             people.print(f"  {when}: {' | '.join(part[when])}", highlight=False, markup=False)
+
+
+def _tell_results(shown: Shown) -> None:
+    """The clicked item, and what has moved furthest: a click shifts much by a little."""
+    ranked, moved = shown.ranks(), shown.moved()
+    people.print(
+        f"Of the first {len(shown.after['results'])} results {len(moved)} changed their place."
+    )
+    clicked = [each for each in ranked if each["clicked"]]
+    shown_moves = [each for each in moved if not each["clicked"]][:_MOVES_SHOWN]
+    rows = [
+        {**each, "clicked": "clicked" if each["clicked"] else ""}
+        for each in (*clicked, *(shown_moves or ranked[:_MOVES_SHOWN]))
+    ]
+    emit_table(rows, title="The clicked item and the largest moves")
 
 
 def _live(settings: Settings) -> tuple[Manifest, IndexReport]:

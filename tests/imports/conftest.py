@@ -4,7 +4,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import hypothesis
 import polars as pl
 import pytest
 
@@ -14,10 +13,6 @@ from pagoda import settings as pagoda_settings
 from pagoda.lake import open_table
 from pagoda.schemas import Table
 from pagoda.settings import Settings
-
-# A busy machine is no failure: pytest's own time limit stands.
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
 
 NOW = datetime(2024, 3, 20, 12, tzinfo=UTC)
 

@@ -7,36 +7,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, Page
 
 from pagoda import servers
 from pagoda.airflow import Airflow
 from pagoda.bundle import Manifest, read_manifest
 from pagoda.registry import current, require
-from pagoda.settings import PROJECT_ROOT, Settings, load
-from tests.conftest import NewHome
+from pagoda.settings import Settings, load
+from tests.conftest import NewHome, artefact
 
 HOUSEHOLDS = 120
 RECIPE = "smoke"
-ARTEFACTS = PROJECT_ROOT / "artefacts"
-_CHROMIUM = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 
 
 @dataclass(frozen=True)
@@ -94,30 +83,10 @@ def airflow(road: Road) -> Iterator[Airflow]:
         yield session
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Headless Chromium, the system's own."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not there; Debian/Ubuntu: apt install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=list(_CHROMIUM))
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A fresh page; whatever happens, its last sight is kept in artefacts/."""
     opened = browser.new_page(viewport={"width": 1400, "height": 1000})
     yield opened
     opened.screenshot(path=artefact(f"{request.node.name}.png"), full_page=True)
     opened.context.close()
-
-
-def artefact(name: str) -> Path:
-    """A place in artefacts/, which git ignores."""
-    ARTEFACTS.mkdir(exist_ok=True)
-    return ARTEFACTS / re.sub(r"[^\w.-]", "_", name)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
+from playwright.sync_api import Page, expect
 
 from tests.road.conftest import Road
 
 pytestmark = [pytest.mark.browser, pytest.mark.airflow, pytest.mark.servers]
 
 
-def test_a_dag_triggered_in_airflows_page_turns_green(road: Road, page: Any) -> None:
-    from playwright.sync_api import expect
-
+def test_a_dag_triggered_in_airflows_page_turns_green(road: Road, page: Page) -> None:
     page.goto(f"{road.settings.airflow.url}/dags/index")
     page.locator("input[name=username]").fill(road.settings.airflow.user)
     page.locator("input[type=password]").fill(road.settings.airflow_password())
@@ -27,9 +25,9 @@ def test_a_dag_triggered_in_airflows_page_turns_green(road: Road, page: Any) -> 
     expect(newest).to_have_text(re.compile("success", re.I), timeout=90_000)
 
 
-def test_the_search_page_finds_filters_and_shows_the_users_sequences(road: Road, page: Any) -> None:
-    from playwright.sync_api import expect
-
+def test_the_search_page_finds_filters_and_shows_the_users_sequences(
+    road: Road, page: Page
+) -> None:
     page.goto(str(road.search.base_url))
     expect(page.locator("#serving")).to_contain_text(road.manifest.name)
     page.locator("#examples button").first.click()

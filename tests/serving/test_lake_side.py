@@ -69,7 +69,7 @@ def test_a_share_of_nothing_writes_nothing(lake: Settings) -> None:
     assert (served.written, served.lost) == (0, 0)
 
 
-def test_the_most_active_recent_users_are_offered(lake: Settings) -> None:
+def test_the_most_and_the_least_active_recent_users_are_offered(lake: Settings) -> None:
     seen = [("old", 30)] * 9 + [("busy", 1)] * 3 + [("quiet", 2)] * 2 + [("rare", 1)]
     rows = [
         {
@@ -88,4 +88,4 @@ def test_the_most_active_recent_users_are_offered(lake: Settings) -> None:
     ]
     open_table(lake, EVENTS).append(pa.Table.from_pylist(rows, schema=EVENTS.schema))
     users = ExampleUsers(lake).get()
-    assert [(user.user_id, user.events) for user in users] == [("busy", 3), ("quiet", 2)]
+    assert [(user.user_id, user.events) for user in users] == [("busy", 3), ("rare", 1)]

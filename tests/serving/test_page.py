@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from pagoda.settings import PROJECT_ROOT
+from tests.conftest import artefact
 from tests.training import toy
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-pytestmark = [
-    pytest.mark.servers,
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="no chromium here; `apt-get install chromium` brings it"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def artefacts() -> Path:
-    folder = PROJECT_ROOT / "artefacts"
-    folder.mkdir(exist_ok=True)
-    return folder
+pytestmark = [pytest.mark.servers, pytest.mark.browser]
 
 
 @pytest.fixture
@@ -45,17 +21,15 @@ def complaints() -> list[str]:
 
 
 @pytest.fixture
-def page(url: str, complaints: list[str]) -> Iterator[Page]:
+def page(url: str, browser: Browser, complaints: list[str]) -> Iterator[Page]:
     """The page, opened; a script error or an answer that nobody expected fails the test."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        opened = browser.new_page(viewport={"width": 1280, "height": 900})
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on("response", lambda answer: answer.ok or complaints.append(answer.url))
-        opened.goto(url)
-        yield opened
-        browser.close()
-        assert complaints == []
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("response", lambda answer: answer.ok or complaints.append(answer.url))
+    opened.goto(url)
+    yield opened
+    opened.context.close()
+    assert complaints == []
 
 
 def _search(page: Page, query: str, user: str = "") -> None:
@@ -64,7 +38,7 @@ def _search(page: Page, query: str, user: str = "") -> None:
     page.get_by_role("button", name="Search", exact=True).click()
 
 
-def test_a_person_types_filters_and_sees_results(page: Page, artefacts: Path) -> None:
+def test_a_person_types_filters_and_sees_results(page: Page) -> None:
     expect(page.locator("#serving")).to_have_text("bundle serve_a")
     _search(page, "milk", "alice")
     expect(page.locator("#items > li")).to_have_count(10)
@@ -72,7 +46,7 @@ def test_a_person_types_filters_and_sees_results(page: Page, artefacts: Path) ->
     expect(page.locator("#terms")).to_contain_text("“milk” is a leaf category or category ✓")
     expect(page.locator("#timings dl")).to_contain_text("tower")
     expect(page.locator("[data-name=real_time] .count")).to_have_text("50")
-    page.screenshot(path=artefacts / "search-page.png", full_page=True)
+    page.screenshot(path=artefact("search-page.png"), full_page=True)
 
     page.get_by_label("Value").fill(toy.BRANDS[0])
     page.get_by_role("button", name="Add").click()
@@ -80,7 +54,7 @@ def test_a_person_types_filters_and_sees_results(page: Page, artefacts: Path) ->
     expect(page.locator("#items > li")).not_to_have_count(10)
     for shown in page.locator("#items .tags").all_inner_texts():
         assert "acme" in shown
-    page.screenshot(path=artefacts / "search-page-filtered.png", full_page=True)
+    page.screenshot(path=artefact("search-page-filtered.png"), full_page=True)
 
     page.get_by_role("button", name="remove brand: acme").click()
     expect(page.locator("#items > li")).to_have_count(10)
