@@ -92,7 +92,7 @@ class Shown:
 
 
 def show(settings: Settings) -> Shown:
-    """Click for a user of short history, on a result of one of their own queries.
+    """Click for a user of medium activity, on a result of one of their own queries.
 
     Raises: DependencyDown naming what does not answer, NothingToDo without a recent user,
         CheckFailed if the click never shows.
@@ -127,10 +127,10 @@ def show(settings: Settings) -> Shown:
 
 
 def _whose_what(http: httpx.Client) -> tuple[str, str]:
-    """A recent user with little behaviour, in which a click weighs more, and the one of their
-    queries that most items match.
-    """
-    for user in reversed(_json(http.get, "/users/examples")):
+    """A recent user of medium activity, and the one of their queries that most items match."""
+    users = _json(http.get, "/users/examples")  # the most active first
+    middle = len(users) // 2
+    for user in (*users[middle:], *users[:middle]):
         user_id = str(user["user_id"])
         known = _json(http.get, f"/user/{user_id}/sequences")
         queries = {each["query"] for each in known["queries"]}
