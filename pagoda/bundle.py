@@ -192,7 +192,8 @@ class Bundle:
         if problems:
             raise _refused(path, problems)
         try:
-            model = towers.load(manifest.model, path / WEIGHTS)
+            spec = manifest.model
+            model = towers.load(spec.kind, spec.config, spec.sizes, path / WEIGHTS)
         except ValueError as error:
             raise _refused(path, [f"{WEIGHTS}: {error}"]) from error
         return cls(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -14,9 +15,6 @@ from pagoda.models.base import TwoTowers
 from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.models.tables import Sizes
 
-if TYPE_CHECKING:
-    from pagoda.bundle import ModelSpec
-
 Config = MgdsprConfig | AlphaDnnConfig
 KINDS: dict[str, type[Config]] = {"mgdspr": MgdsprConfig, "alpha_dnn": AlphaDnnConfig}
 
@@ -26,17 +24,20 @@ def kind_of(config: Config) -> str:
     return next(name for name, kind in KINDS.items() if type(config) is kind)
 
 
-def load(spec: ModelSpec, weights: Path) -> TwoTowers:
+def load(
+    kind: str, config: Mapping[str, Any], sizes: Mapping[str, int], weights: Path
+) -> TwoTowers:
     """The model with its weights, ready to encode.
 
+    Args:
+        config, sizes: fields of the kind's configuration and of `Sizes`.
     Raises: ValueError naming what does not fit.
     """
-    if spec.kind not in KINDS:
-        raise ValueError(f"model kind {spec.kind!r} is not one of {sorted(KINDS)}")
+    if kind not in KINDS:
+        raise ValueError(f"model kind {kind!r} is not one of {sorted(KINDS)}")
     # Weights come from the file: building on `meta` spares initialising them first.
     with torch.device("meta"):
-        config = TypeAdapter(KINDS[spec.kind]).validate_python(spec.config)
-        model = config.build(Sizes(**spec.sizes))
+        model = TypeAdapter(KINDS[kind]).validate_python(config).build(Sizes(**sizes))
     try:
         model.load_state_dict(load_file(weights), strict=True, assign=True)
     except RuntimeError as error:
