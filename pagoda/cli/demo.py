@@ -83,7 +83,8 @@ class _Clock:
 
 
 def _examine() -> None:
-    findings = doctor.examine()
+    started_next = {server.name for server in servers.SERVERS}
+    findings = [each for each in doctor.examine() if each.name not in started_next]
     for finding in findings:
         if finding.state == "warn":
             people.print(f"  {finding.name}: {finding.found}. {finding.next_step or ''}")

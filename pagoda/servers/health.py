@@ -19,7 +19,9 @@ from pagoda.servers.program import Server
 from pagoda.servers.supervisor import Supervisor, log_file
 from pagoda.settings import Settings
 
-State = Literal["ready", "not answering", "failed", "stopped", "orphaned", "external"]
+State = Literal[
+    "ready", "starting", "not answering", "failed", "stopped", "orphaned", "external"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class Health:
     """One server now.
 
     Attributes:
-        state: `orphaned` runs without its supervisor: `down` ends it, `up` starts it anew.
+        state: `starting` does not answer yet, and need not by now; `orphaned` runs without its
+            supervisor: `down` ends it, `up` starts it anew.
         ready: it answered a real request.
         memory_mb: resident memory of all its processes, megabytes.
         uptime_s: of its youngest supervised process, seconds.
@@ -83,15 +86,19 @@ def _health(
             ready = True
     address = server.address(settings)
     started = [int(str(info["start"])) for info in infos if info["pid"]]
+    uptime_s = int(time.time()) - max(started) if started else None
+    state = _state(server, settings, infos, bool(pids), ready)
+    if state == "not answering" and uptime_s is not None and uptime_s < server.start_within_s:
+        state = "starting"
     return Health(
         name=server.name,
-        state=_state(server, settings, infos, bool(pids), ready),
+        state=state,
         ready=ready,
         detail=detail,
         address=f"{address[0]}:{address[1]}" if address else None,
         pids=pids,
         memory_mb=_memory_mb(pids),
-        uptime_s=int(time.time()) - max(started) if started else None,
+        uptime_s=uptime_s,
         logs=tuple(str(log_file(settings, str(info["name"]))) for info in infos),
     )
 
