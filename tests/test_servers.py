@@ -23,7 +23,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from pagoda import servers, topics
+from pagoda import doctor, servers, topics
 from pagoda.errors import DependencyDown, InputError, MachineError
 from pagoda.servers import leftovers
 from pagoda.settings import PROJECT_ROOT, Settings, load
@@ -85,6 +85,21 @@ def test_a_killed_redis_is_started_again_with_its_data(home: Settings) -> None:
     assert health(running, "redis").pids != (killed,)
     with client_of(running) as client:
         assert client.get("kept") == b"yes"
+
+
+def test_a_young_server_that_does_not_answer_is_starting_and_nothing_to_mend(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = servers.up(home, ["redis"])
+    (pid,) = health(running, "redis").pids
+    os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setenv("PAGODA_HOME", str(home.home))
+    try:
+        assert health(running, "redis").state == "starting"
+        (found,) = [each for each in doctor.examine() if each.name == "redis"]
+        assert found.state == "ok"
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_taken_port_is_left_for_another_that_stays(
