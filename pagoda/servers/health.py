@@ -19,9 +19,7 @@ from pagoda.servers.program import Server
 from pagoda.servers.supervisor import Supervisor, log_file
 from pagoda.settings import Settings
 
-State = Literal[
-    "ready", "starting", "not answering", "failed", "stopped", "orphaned", "external"
-]
+State = Literal["ready", "starting", "not answering", "failed", "stopped", "orphaned", "external"]
 
 
 @dataclass(frozen=True, kw_only=True)
