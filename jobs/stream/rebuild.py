@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jobs.stream.click_actions import ClickActions
 from jobs.stream.known import LakePart, TopicsPart
@@ -35,7 +36,9 @@ class Rebuilt:
 
     Attributes:
         users: looked at: whoever did something in the stream's days or has a row.
-        missing, damaged, different: rows that were not as they must be.
+        missing, damaged: rows that were not there or could not be read.
+        wrong: rows that held what never happened.
+        behind: rows that lacked something: it was lost, or just on its way through the consumer.
         written: rows swapped; in a dry run none.
         again: rows that the live consumer wrote meanwhile: read and swapped once more.
         lake_users: of these users the lake knows something.
@@ -48,25 +51,14 @@ class Rebuilt:
     users: int = 0
     missing: int = 0
     damaged: int = 0
-    different: int = 0
+    wrong: int = 0
+    behind: int = 0
     written: int = 0
     again: int = 0
     lake_users: int = 0
     records: int = 0
     lost: list[str] = field(default_factory=list)
     seconds: float = 0.0
-
-    def judge(self, stored: Stored, before: Candidates, wanted: Candidates) -> bool:
-        """Count a row; whether it is not as it must be."""
-        if stored.damage:
-            self.damaged += 1
-        elif equal(before, wanted):
-            return False
-        elif stored.stamp:
-            self.different += 1
-        else:
-            self.missing += 1
-        return True
 
 
 def rebuild(
@@ -126,7 +118,7 @@ def _portion(
         rows = state.read(waiting)
         topics.read_on()  # not before the rows were read
         now_ms = clock_ms()
-        wrong = []
+        faulty = []
         for stored in rows:
             before = advance(stored.candidates, Candidates(), now_ms=now_ms, spec=spec)
             wanted = advance(
@@ -137,13 +129,16 @@ def _portion(
             )
             if done.lost:
                 wanted = advance(wanted, before, now_ms=now_ms, spec=spec)
-            if attempt or done.judge(stored, before, wanted):
-                wrong.append((stored, wanted))
+            fault = _fault(stored, before, wanted, now_ms=now_ms, spec=spec)
+            if fault and not attempt:
+                setattr(done, fault, getattr(done, fault) + 1)
+            if fault:
+                faulty.append((stored, wanted))
         if done.dry_run:
             return
-        swapped = state.swap(wrong, now_ms=now_ms)
+        swapped = state.swap(faulty, now_ms=now_ms)
         done.written += sum(swapped)
-        waiting = [stored.user for (stored, _), ok in zip(wrong, swapped, strict=True) if not ok]
+        waiting = [stored.user for (stored, _), ok in zip(faulty, swapped, strict=True) if not ok]
         if not waiting:
             return
         done.again += len(waiting)
@@ -152,6 +147,20 @@ def _portion(
         found=f"{len(waiting)} users",
         next_step="Run it again when less is going on.",
     )
+
+
+def _fault(
+    stored: Stored, before: Candidates, wanted: Candidates, *, now_ms: int, spec: WindowSpec
+) -> Literal["", "missing", "damaged", "wrong", "behind"]:
+    """What is the matter with a row that holds `before`, if anything."""
+    if stored.damage:
+        return "damaged"
+    if equal(before, wanted):
+        return ""
+    if not stored.stamp:
+        return "missing"
+    adds = not equal(advance(wanted, before, now_ms=now_ms, spec=spec), wanted)
+    return "wrong" if adds else "behind"
 
 
 def _portions(users: Sequence[int]) -> Iterator[Sequence[int]]:
