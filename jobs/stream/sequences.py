@@ -104,11 +104,12 @@ class Consumer:
         if self._click_actions.refresh():
             self._source.reread_as(str(self._click_actions))
         records = self._source.poll(_POLL_S)
-        if not records:
-            return 0
-        faults.point("sequences.polled")
         started = time.monotonic()
         try:
+            if not records:
+                self._state.ping()  # whether it was away meanwhile
+                return 0
+            faults.point("sequences.polled")
             rows, rejected = self._handle(records)
         except (DependencyDown, Conflict) as error:
             self._source.give_back()

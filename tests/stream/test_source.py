@@ -31,6 +31,10 @@ class Store:
     away: bool = False
     merged: list[tuple[int, int]] = field(default_factory=list)  # ts, event
 
+    def ping(self) -> None:
+        if self.away:
+            raise DependencyDown("redis", "gone")
+
     def merge(self, arrivals: Mapping[int, Arrivals], *, now_ms: int) -> int:  # noqa: ARG002
         if self.away:
             raise DependencyDown("redis", "gone")
