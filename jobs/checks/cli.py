@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jobs.checks.parity import Difference
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Is what is served right?")
+_SHOWN = 20
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
@@ -157,7 +158,7 @@ def kill(
             f"{len(report['differences'])} differences",
         )
         if report["differences"]:
-            emit_table(report["differences"], title="Differences")
+            emit_table(report["differences"][:_SHOWN], title="Differences")
     if report["differences"]:
         raise CheckFailed(
             "something was lost, doubled or left half done",

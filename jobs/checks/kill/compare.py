@@ -159,9 +159,7 @@ def differences(where: str, expected: Rows, found: Rows) -> list[Difference]:
             right = {name: right.get(name) for name in left}
         if left != right:
             if left and right:
-                columns = [name for name in left if left[name] != right[name]]
-                left = {name: left[name] for name in columns}
-                right = {name: right[name] for name in columns}
+                left, right = _apart(left, right)
             wrong.append(
                 Difference(where=where, key=str(key), expected=_short(left), found=_short(right))
             )
@@ -179,6 +177,17 @@ def _table(
         if count > 1
     ]
     return differences(where, expected, {by(row): row for row in rows}) + twice
+
+
+def _apart(left: Row, right: Row) -> tuple[Row, Row]:
+    """Of two rows the columns that differ; of lists what only one side has."""
+    names = [name for name in left if left[name] != right[name]]
+    pairs = {name: (left[name], right[name]) for name in names}
+    for name, (ours, theirs) in pairs.items():
+        if isinstance(ours, list) and isinstance(theirs, list) and set(ours) != set(theirs):
+            alone = [value for value in ours if value not in theirs]
+            pairs[name] = (alone, [value for value in theirs if value not in ours])
+    return {name: a for name, (a, _) in pairs.items()}, {name: b for name, (_, b) in pairs.items()}
 
 
 def _source(row: Row) -> str:
