@@ -131,6 +131,10 @@ class Airflow:
         body = {"logical_date": None, "conf": dict(params)}
         return _run(self._call("POST", f"/dags/{dag}/dagRuns", json=body))
 
+    def pause(self, dag: str) -> None:
+        """Let no schedule and no asset start `dag`."""
+        self._call("PATCH", f"/dags/{dag}", json={"is_paused": True})
+
     def run(self, run: Run) -> Run:
         """The same run as it stands now."""
         return _run(self._get(f"/dags/{run.dag}/dagRuns/{run.run_id}"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pymilvus import MilvusClient
 
-from pagoda import registry
+from pagoda import faults, registry
 from pagoda.bundle import read_manifest
 from pagoda.errors import InputError
 from pagoda.index import describe, milvus, point
@@ -23,6 +23,7 @@ def release(settings: Settings, name: str) -> None:
     """
     with milvus(settings) as client:
         _point(settings, client, name)
+    faults.point("release.pointed")
     registry.promote(settings, name)
 
 

@@ -59,7 +59,11 @@ class Stream(_Part):
     """The consumer of real-time sequences, and landing.
 
     Attributes:
-        metrics_port: where `sequences` shows Prometheus metrics, on loopback; 0 for nowhere.
+        metrics_port: where `sequences` shows Prometheus metrics, on loopback; 0 for nowhere. The
+            n-th of several takes the n-th port from there.
+        consumers: how many `sequences` processes `pagoda up` runs: they share the partitions.
+        session_s: how long a consumer may be silent before the others get its partitions; one that
+            is started again takes its place at once.
         batch_records: most records that `sequences` reads, merges and commits at once.
         rewind_s: how far it goes back over records it has committed when it starts or when Redis
             comes back: what Redis acknowledged but lost is merged again.
@@ -70,6 +74,8 @@ class Stream(_Part):
     """
 
     metrics_port: int = Field(default=19102, ge=0, lt=65_536)
+    consumers: int = Field(default=1, ge=1)
+    session_s: float = Field(default=15, ge=6)
     batch_records: int = Field(default=2_000, ge=1)
     rewind_s: float = Field(default=10, ge=0)
     landing_trigger_s: float = Field(default=5, gt=0)

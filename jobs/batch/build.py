@@ -28,7 +28,7 @@ from pyspark.sql import functions as sf
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jobs.batch import history, item_profile, item_stats, user_day, user_intraday, user_stats
-from pagoda import dataset, features, lake, schemas, settings, spark
+from pagoda import dataset, faults, features, lake, schemas, settings, spark
 from pagoda.console import emit_table, people, run
 from pagoda.errors import InputError, NothingToDo
 from pagoda.features import View
@@ -233,6 +233,7 @@ def _run(steps: dict[str, Callable[[], int]]) -> list[dict[str, Any]]:
             task = progress.add_task(view)
             began = time.monotonic()
             written = step()
+            faults.point(f"build.{view}")
             seconds = round(time.monotonic() - began, 1)
             summary.append({"view": view, "rows": written, "seconds": seconds})
             progress.remove_task(task)

@@ -21,7 +21,7 @@ from pyspark.sql import functions as sf
 from redis import Redis
 from redis.exceptions import RedisError
 
-from pagoda import lake, settings, spark, store
+from pagoda import faults, lake, settings, spark, store
 from pagoda.console import emit_table, people, run
 from pagoda.errors import DependencyDown, NothingToDo
 from pagoda.features import VIEWS, View
@@ -88,6 +88,7 @@ def _materialise(
             except Exception:
                 _require_redis(loaded)  # it was the workers that could not write
                 raise
+    faults.point(f"materialise.{view.name}")
     return {
         "view": view.name,
         "entities": entities,

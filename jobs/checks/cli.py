@@ -1,8 +1,9 @@
-"""`pagoda check`: parity, contracts, index. Exits non-zero when something is wrong."""
+"""`pagoda check`: parity, contracts, index, kill. Exits non-zero when something is wrong."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from jobs.checks.parity import Difference
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Is what is served right?")
+_SHOWN = 20
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
@@ -96,6 +98,73 @@ def index(
     with shown() as progress:
         report = recheck(settings, name, progress=progress)
     show(report, as_json=as_json)
+
+
+@app.command()
+def kill(
+    rounds: Annotated[int, typer.Option(min=1, help="How many; 300 is a release run.")] = 300,
+    seed: Annotated[int, typer.Option(help="The same seed plans the same rounds.")] = 0,
+    only: Annotated[
+        str,
+        typer.Option(
+            help="Kinds, by commas: consumer, redis, broker, landing, batch, materialise, index, "
+            "scheduler. Default all, in the proportions of a release run."
+        ),
+    ] = "",
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where journal, report and the private home lie; default PAGODA_HOME/kill."
+        ),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an unfinished run.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the private home and the journal at the end.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Kill servers and jobs with SIGKILL under load, again and again, and compare what is left.
+
+    Everything runs in a private PAGODA_HOME: your own servers are never touched. An interrupted
+    run goes on where it stopped when the same command is given again.
+    """
+    from jobs.checks.kill import harness
+
+    settings = load()
+    folder = (home or settings.home / "kill").absolute()
+    names = tuple(filter(None, only.replace(" ", "").split(",")))
+    report = harness.check(
+        settings,
+        harness.Run(rounds=rounds, seed=seed, only=names),
+        folder=folder,
+        fresh=fresh,
+        keep=keep,
+        say=lambda each, of, differences: people.print(
+            f"round {each.number} of {of}: {each.kind}, {each.instant}"
+            + (f" ({differences} differences so far)" if differences else ""),
+            markup=False,
+        ),
+    )
+    if as_json:
+        emit_json(report)
+    else:
+        shown = ("rounds", "kills", "messages", "seconds", "differences")
+        emit_table(
+            [
+                {"kind": kind, **{name: of[name] for name in shown}}
+                for kind, of in report["kinds"].items()
+            ],
+            title=f"kill -9: {report['done']} rounds, {report['kills']} kills, "
+            f"{len(report['differences'])} differences",
+        )
+        if report["differences"]:
+            emit_table(report["differences"][:_SHOWN], title="Differences")
+    if report["differences"]:
+        raise CheckFailed(
+            "something was lost, doubled or left half done",
+            found=f"{len(report['differences'])} differences in {report['done']} rounds",
+            next_step=f"See {folder / 'report.md'}.",
+        )
 
 
 def _flat(difference: Difference) -> dict[str, str]:

@@ -22,7 +22,7 @@ from pymilvus import MilvusClient
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jobs.index import check, collection
-from pagoda import index_report, registry
+from pagoda import faults, index_report, registry
 from pagoda import settings as settings_module
 from pagoda.ann import Searcher
 from pagoda.bundle import Bundle, Request
@@ -80,15 +80,19 @@ def build(
             index=index,
             progress=progress,
         )
+        faults.point("index.built")
         report = _check(settings, candidate, bundle, progress)
         index_report.save(settings, report)
+        faults.point("index.checked")
         if not report.passed:
             collection.drop_draft(client, bundle.collection)
             raise _failed(report)
         if candidate.name != bundle.collection:
             _rename(client, candidate.name, bundle.collection)
+            faults.point("index.renamed")
         if promote:
             release(settings, name)
+            faults.point("index.released")
             _drop_old(settings, client)
     return report
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pymilvus import DataType, MilvusClient
 
+from pagoda import faults
 from pagoda.errors import CheckFailed, InputError
 from pagoda.filters import NO_PRICE, TEXT_FIELDS, stored
 from pagoda.index import VECTOR, Collection, describe, description, fingerprint
@@ -86,11 +87,13 @@ def build_draft(
     for rows in _rows(items, vectors_ND):
         client.insert(draft, rows)
         done += len(rows)
+        faults.point("index.inserted")
         progress("insert", done, items.num_rows)
     progress("flush", 0, 1)
     client.flush(draft)
     progress("flush", 1, 1)
     _index(client, draft, index, progress)
+    faults.point("index.indexed")
     progress("load", 0, 1)
     client.load_collection(draft, timeout=_BUILD_TIMEOUT_S)
     progress("load", 1, 1)

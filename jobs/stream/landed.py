@@ -23,7 +23,7 @@ from pyiceberg.table import Transaction
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from jobs.stream.routes import Route
-from pagoda import lake
+from pagoda import faults, lake
 from pagoda.schemas import IDS, ITEMS, REJECTED
 from pagoda.settings import Settings
 from pagoda.topics import Topic
@@ -99,6 +99,7 @@ def land(settings: Settings, route: Route, topic: Topic, rows: pa.Table) -> int:
         if len(typed):
             (_keep_newest if route.table is ITEMS else _append)(table, transaction, typed)
         before.advanced(fresh).write(transaction, topic)
+        faults.point("landing.written")
     return len(typed)
 
 

@@ -31,7 +31,7 @@ from jobs.stream.readiness import ReadyFile
 from jobs.stream.rejects import RejectedRecord, RejectedSink
 from jobs.stream.routes import Route, routes
 from jobs.stream.tidy import prepare, tidy_all
-from pagoda import spark, topics
+from pagoda import faults, spark, topics
 from pagoda.console import run
 from pagoda.errors import Conflict, DependencyDown
 from pagoda.messages import Rejected
@@ -114,11 +114,14 @@ class Landing:
 
     def _land(self, route: Route, rows: pa.Table, batch_id: int) -> None:
         """Everything but the last step may be repeated; the last moves the position."""
+        faults.point("landing.decoded")
         bad = rows.filter(rows["reason"].is_valid())
         if route.table is ITEMS and len(bad):
             self._rejected_sink.write([_rejected(route, row) for row in bad.to_pylist()])
         self._ids.add(route, rows.filter(rows["reason"].is_null()))
+        faults.point("landing.ids_added")
         landed = land(self._settings, route, self._known[route.topic], rows)
+        faults.point("landing.committed")
         reached = self.positions[route.topic]
         for partition, offset in zip(*(rows[c].to_pylist() for c in _RECORD[1:3]), strict=True):
             reached[partition] = max(reached.get(partition, 0), offset + 1)
@@ -130,6 +133,7 @@ class Landing:
         ]
         if rows:
             landed = self._rejected_table.add(pa.Table.from_pylist(rows, schema=REJECTED.schema))
+            faults.point("landing.rejected_added")
             log.info("landed", topic="rejected", batch=batch_id, rows=landed)
 
 
