@@ -30,11 +30,11 @@ from jobs.stream.source import SESSION_TIMEOUT_S, Record, Source
 from pagoda import dataset, topics
 from pagoda.console import run
 from pagoda.errors import Conflict, DependencyDown, NothingToDo
-from pagoda.features import USER_INTRADAY
+from pagoda.features import CANDIDATES, USER_INTRADAY
 from pagoda.messages import Rejected, Search, decode_event, decode_search
 from pagoda.publisher import open_producer
 from pagoda.settings import Settings, load
-from pagoda.windows import DAY_MS, WindowSpec
+from pagoda.windows import DAY_MS
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -200,7 +200,7 @@ class Consumer:
         """
         self._actions_changed |= self._click_actions.refresh()
         if self._actions_changed:
-            self._source.rewind_to(self._clock_ms() - WindowSpec().stream_days * DAY_MS)
+            self._source.rewind_to(self._clock_ms() - CANDIDATES.stream_days * DAY_MS)
             self._actions_changed = False
         records = self._source.poll(_POLL_S)
         if not records:
@@ -319,7 +319,7 @@ def _open_until(
     while not stop.is_set():
         try:
             topics.ensure(settings)
-            state = OnlineState(settings, _applied_store(settings), WindowSpec())
+            state = OnlineState(settings, _applied_store(settings), CANDIDATES)
             state.ping()
             rejects = RejectedSink(settings.kafka, _producer(settings))
             return Source(settings), state, rejects

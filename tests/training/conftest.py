@@ -44,6 +44,7 @@ def make_examples(
             catalogue,
             tokenizer,
             spec=WindowSpec(queries=10),
+            stats=(),
             folder=Path(tmp_path_factory.mktemp("examples")),
         )
 
