@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pagoda.schemas import INT64S, TEXTS, TS, Table
-from pagoda.statistics import Entity, Statistic, problems_of
+from pagoda.statistics import Entity, Kind, Statistic, problems_of
 from pagoda.windows import WindowSpec
 
 TYPES = (pa.int64(), pa.float64(), pa.string(), pa.bool_(), INT64S, TEXTS)
@@ -68,6 +68,11 @@ class View:
         return replace(self, columns=kinds, whole=self.whole or self)
 
     @property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of events that its statistics are of."""
+        return frozenset(kind for each in self.statistics.values() for kind in each.of)
+
+    @property
     def reach_days(self) -> int:
         """How many days before its own a row may look."""
         reach = [each.days for each in self.statistics.values()]
@@ -101,7 +106,10 @@ class View:
     @property
     def meanings(self) -> dict[str, str]:
         """Column name to what it holds."""
-        return {name: str(self.statistics.get(name, kind)) for name, kind in self.columns.items()}
+        return {
+            name: f"{kind}, {self.statistics[name]}" if name in self.statistics else str(kind)
+            for name, kind in self.columns.items()
+        }
 
     @property
     def definition(self) -> str:

@@ -100,7 +100,7 @@ def role_of(kinds: Iterable[Kind]) -> int:
 
 def _role(click_actions: Sequence[str]) -> Column:
     """The bits that some feature is made of: events that have none of them are not read."""
-    counted = {kind for view in VIEWS for each in view.statistics.values() for kind in each.of}
+    counted = {kind for view in VIEWS for kind in view.kinds}
     role = sf.when(sf.col("action").isin(*click_actions), CLICK).otherwise(0)
     for action in sorted({*LONG_TERM_ROLES, *counted} - {"click", "search"}):
         role += sf.when(sf.col("action") == action, ROLES[action]).otherwise(0)

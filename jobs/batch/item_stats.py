@@ -16,11 +16,8 @@ from string import Template
 from pyspark.sql import DataFrame
 
 from jobs.batch.history import role_of
-from pagoda.features import ITEM_STATS
-from pagoda.statistics import Aggregation
-
-_COUNTED = role_of(kind for each in ITEM_STATS.statistics.values() for kind in each.of)
-_SPAN_DAYS = ITEM_STATS.reach_days
+from pagoda.features import ITEM_STATS, View
+from pagoda.statistics import Aggregation, Statistic
 
 _SQL = """
 WITH counted AS (
@@ -72,22 +69,21 @@ AGGREGATIONS: Mapping[Aggregation, str] = {
 }
 
 
-def build(history: DataFrame, *, first: date, last: date) -> DataFrame:
+def build(history: DataFrame, *, first: date, last: date, view: View = ITEM_STATS) -> DataFrame:
     """The rows of the UTC days `first` to `last` from `history.read`'s events, which must reach
     back as far as the longest statistic.
     """
     return history.sparkSession.sql(
-        _sql(),
+        _sql(view.statistics),
         history=history,
         first=first.isoformat(),
         last=last.isoformat(),
-        counted=_COUNTED,
-        span_days=_SPAN_DAYS,
+        counted=role_of(view.kinds),
+        span_days=view.reach_days,
     )
 
 
-def _sql() -> str:
-    statistics = ITEM_STATS.statistics
+def _sql(statistics: Mapping[str, Statistic]) -> str:
     parts = {
         "events": [
             f"count_if(role & {role_of(each.of)} > 0 AND days_ago <= {each.days})"

@@ -17,31 +17,31 @@ from pyspark.sql import DataFrame
 from jobs.batch.history import History, role_of
 from jobs.batch.ragged import Ragged
 from jobs.batch.rows import EMPTY, batch, day_versions, per_user
-from pagoda.features import USER_STATS
+from pagoda.features import USER_STATS, View
 from pagoda.sequences import Int64s
 from pagoda.statistics import Aggregation
 from pagoda.windows import DAY_MS
 
-_COUNTED = role_of(kind for each in USER_STATS.statistics.values() for kind in each.of)
-_SPAN_DAYS = USER_STATS.reach_days
 
-
-def build(history: DataFrame, *, days: Int64s) -> DataFrame:
+def build(history: DataFrame, *, days: Int64s, view: View = USER_STATS) -> DataFrame:
     """The rows of `days` (midnights, epoch milliseconds) from `history.read`'s events, which must
     reach back as far as the longest statistic.
 
     A price is the catalogue's when the row is built: the lake keeps no earlier prices.
     """
-    return per_user(history, USER_STATS, partial(of_user, days=days))
+    return per_user(history, view, partial(of_user, days=days, view=view))
 
 
-def of_user(user_key: int, history: History, *, days: Int64s) -> Iterator[pa.RecordBatch]:
+def of_user(
+    user_key: int, history: History, *, days: Int64s, view: View = USER_STATS
+) -> Iterator[pa.RecordBatch]:
     """The rows of one user, all versions."""
-    counted = history.where((history.role & _COUNTED) != 0)
-    yield from day_versions(counted, days, span_days=_SPAN_DAYS, rows=partial(_rows, user_key))
+    counted = history.where((history.role & role_of(view.kinds)) != 0)
+    rows = partial(_rows, user_key, view)
+    yield from day_versions(counted, days, span_days=view.reach_days, rows=rows)
 
 
-def _rows(user_key: int, history: History, days: Int64s) -> pa.RecordBatch:
+def _rows(user_key: int, view: View, history: History, days: Int64s) -> pa.RecordBatch:
     stops = history.ts.searchsorted(days)
     columns = {
         name: AGGREGATIONS[each.aggregation](
@@ -50,11 +50,11 @@ def _rows(user_key: int, history: History, days: Int64s) -> pa.RecordBatch:
             history.ts.searchsorted(days - each.days * DAY_MS),
             stops,
         )
-        for name, each in USER_STATS.statistics.items()
+        for name, each in view.statistics.items()
     }
-    span = history.ts.searchsorted(days - _SPAN_DAYS * DAY_MS)
+    span = history.ts.searchsorted(days - view.reach_days * DAY_MS)
     created = Ragged.of_ranges(span, stops).maxima(history.ingested, empty=EMPTY)
-    return batch(USER_STATS, user_key, at_ms=days, created_ms=created, columns=columns)
+    return batch(view, user_key, at_ms=days, created_ms=created, columns=columns)
 
 
 def _count(history: History, role: int, starts: Int64s, stops: Int64s) -> pa.Array:

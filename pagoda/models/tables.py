@@ -25,7 +25,7 @@ class Sizes:
     """Rows of each embedding table, row 0 (padding, unknown) included, and other widths.
 
     Attributes:
-        stats: F of the user statistics; bundles that do not say it read `sequences_stats_v1`.
+        stats: F of the user statistics (`pagoda.models.behaviour.stats_width`).
     """
 
     item: int
@@ -36,7 +36,7 @@ class Sizes:
     word: int
     bigram: int
     trigram: int
-    stats: int = 8
+    stats: int = 1
 
     @classmethod
     def of(cls, catalogue: Catalogue, tokenizer: Tokenizer, *, stats: Sequence[str] = ()) -> Sizes:
