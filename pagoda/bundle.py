@@ -79,7 +79,7 @@ class Manifest(BaseModel):
         name: folder name; letters, digits and underscores, as Milvus wants its collections.
         fingerprint: of the recipe and of the content of everything that was trained on.
         recipe_config: the whole typed recipe.
-        schema_hash: of the feature service's views, as the model was trained.
+        schema_hash: of what the feature service reads, as the model was trained.
         counts: rows, requests, items, seconds: what training saw.
         snapshots: lake table to Iceberg snapshot id, as read.
         dataset: the import's record: name, query protocol, shift, test and validation days.
@@ -174,7 +174,7 @@ class Bundle:
         problems += _altered_files(path, manifest) if manifest else []
         if manifest is None or problems:
             raise _refused(path, problems)
-        problems += _misfits(manifest)
+        problems += misfits(manifest)
         tokenizer = Tokenizer.model_validate_json((path / TOKENIZER).read_bytes())
         with pa.memory_map(str(path / ITEMS)) as source:
             table = pa.ipc.open_file(source).read_all()
@@ -224,6 +224,7 @@ class Bundle:
             self.catalogue,
             numbers,
             spec=self.manifest.windows,
+            stats=self.service.columns_of(features.USER_STATS),
         )
         batch = user_batch(
             behaviour,
@@ -314,17 +315,19 @@ def _altered_files(path: Path, manifest: Manifest) -> list[str]:
     return sorted(problems)
 
 
-def _misfits(manifest: Manifest) -> list[str]:
+def misfits(manifest: Manifest) -> list[str]:
+    """Why this code does not have the features that the model was trained on; empty if it has."""
+    problems = [f"windows: {each}" for each in manifest.windows.beyond(features.CANDIDATES)]
     try:
         service = features.service(manifest.feature_service)
     except KeyError as error:
-        return [str(error.args[0])]
-    if service.schema_hash == manifest.schema_hash:
-        return []
-    return [
-        f"feature service {service.name}: schema hash {manifest.schema_hash} at training, "
-        f"{service.schema_hash} now"
-    ]
+        return [str(error.args[0]), *problems]
+    if service.schema_hash != manifest.schema_hash:
+        problems.append(
+            f"feature service {service.name}: schema hash {manifest.schema_hash} at training, "
+            f"{service.schema_hash} now; what a published service reads must not change"
+        )
+    return problems
 
 
 def _read_vectors(path: Path) -> tuple[npt.NDArray[np.float32], list[str]]:

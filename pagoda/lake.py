@@ -15,6 +15,7 @@ from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExists
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.transforms import DayTransform, IdentityTransform
 
+from pagoda import evolution
 from pagoda.features import VIEWS
 from pagoda.schemas import RAW_TABLES, Table
 from pagoda.settings import Settings
@@ -43,11 +44,14 @@ def spark_name(settings: Settings, table: Table) -> str:
 
 
 def open_table(settings: Settings, table: Table) -> IcebergTable:
-    """The Iceberg table, created empty if it is not there."""
+    """The Iceberg table, created empty if it is not there, changed if its declaration has grown.
+
+    Raises: InputError naming every column that cannot follow (`pagoda.evolution`).
+    """
     lake = catalog(settings)
     identifier = (settings.lake.namespace, table.name)
     if lake.table_exists(identifier):
-        return lake.load_table(identifier)
+        return evolution.evolve(lake, lake.load_table(identifier), table)
     with suppress(NamespaceAlreadyExistsError):
         lake.create_namespace(settings.lake.namespace)
     try:
@@ -61,7 +65,7 @@ def open_table(settings: Settings, table: Table) -> IcebergTable:
             },
         )
     except TableAlreadyExistsError:
-        return lake.load_table(identifier)
+        return evolution.evolve(lake, lake.load_table(identifier), table)
     if table.partition_by_day:
         column = table.schema.field(table.partition_by_day)
         by_date = str(column.type) == "date32[day]"
@@ -72,6 +76,6 @@ def open_table(settings: Settings, table: Table) -> IcebergTable:
 
 
 def create_all(settings: Settings) -> None:
-    """Create every table that is missing."""
+    """Create every table that is missing, and bring the others to their declaration."""
     for table in (*RAW_TABLES, *(view.table for view in VIEWS)):
         open_table(settings, table)

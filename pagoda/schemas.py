@@ -110,14 +110,23 @@ IDS = Table(
 
 REJECTED = Table(
     name="rejected",
-    purpose="What could not be read, with the reason, the raw record and its place.",
+    purpose="What could not be read, with the reason, the raw record and its place. taken_at is "
+    "when Kafka took it, where that is known.",
     schema=_schema(
         ("source", pa.string()),
         ("place", pa.string()),
         ("reason", pa.string()),
         ("raw", pa.binary()),
         ("rejected_at", TS),
+        optional=(("taken_at", TS),),
     ),
+)
+
+RETRIED = Table(
+    name="retried",
+    purpose="Rejected records that were sent again: source and SHA-256 of the raw record. A topic "
+    "that was made anew has the same places again, so the bytes count too.",
+    schema=_schema(("source", pa.string()), ("sha256", pa.string()), ("retried_at", TS)),
 )
 
 SERVED = Table(
@@ -133,4 +142,4 @@ SERVED = Table(
     partition_by_day="t",
 )
 
-RAW_TABLES = (ITEMS, EVENTS, SEARCHES, IDS, REJECTED, SERVED)
+RAW_TABLES = (ITEMS, EVENTS, SEARCHES, IDS, REJECTED, RETRIED, SERVED)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pagoda import features, lake
 from pagoda.bundle import as_json
 from pagoda.dataset import Dataset
-from pagoda.errors import NothingToDo
+from pagoda.errors import InputError, NothingToDo
 from pagoda.models.catalogue import FIELDS
 from pagoda.schemas import EVENTS, ITEMS, SEARCHES
 from pagoda.settings import Settings
@@ -77,7 +77,18 @@ class Inputs:
 
 
 def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
-    """The recipe's days on this data set, from the first day there is."""
+    """The recipe's days on this data set, from the first day there is.
+
+    Raises: InputError if the recipe's windows need more than feature rows hold.
+    """
+    if problems := recipe.windows.beyond(features.CANDIDATES):
+        raise InputError(
+            "the windows need more than feature rows hold",
+            where=f"recipe {recipe.name}",
+            problems=problems,
+            next_step="Enlarge CANDIDATES in pagoda/features.py and build the days again, or "
+            'choose smaller windows; see "A longer window" in docs/add-a-feature.md.',
+        )
     judged = judged_span(dataset, week)
     first = max(judged.first - timedelta(days=recipe.train_days), dataset.first_day)
     return Plan(recipe=recipe, week=week, train=Span(first=first, end=judged.first), judged=judged)
@@ -100,7 +111,7 @@ def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
         chosen.week,
         dataset.fingerprint,
         service.schema_hash,
-        rows.content(settings, service, chosen.whole),
+        rows.content(settings, service, chosen.whole, chosen.recipe.windows),
         train_lines.write_csv(),
         judged_lines.write_csv(),
         pl.DataFrame(items).sort("item_key").write_csv(),

@@ -35,6 +35,11 @@ class Span:
         return (self.end - self.first).days
 
     @property
+    def dates(self) -> list[date]:
+        """Each of them."""
+        return [self.first + timedelta(days=number) for number in range(self.days)]
+
+    @property
     def first_ms(self) -> int:
         """Where the days begin, epoch milliseconds."""
         return _ms(self.first)

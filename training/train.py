@@ -76,8 +76,9 @@ def train_recipe(
     with clock.part("items and words"):
         tokenizer = inputs.tokenizer(chosen.recipe)
         catalogue = Catalogue.build(inputs.items, tokenizer)
+    service = features.service(chosen.recipe.service)
+    stats = service.columns_of(features.USER_STATS)
     with clock.part("features from Feast"):
-        service = features.service(chosen.recipe.service)
         fetched = rows.fetch(settings, service, inputs.requests, scratch, session=session)
     with clock.part("cut and encode"):
         examples, judged = (
@@ -87,6 +88,7 @@ def train_recipe(
                 catalogue,
                 tokenizer,
                 spec=chosen.recipe.windows,
+                stats=stats,
                 folder=scratch / part,
             )
             for part, span, some in (
@@ -94,7 +96,7 @@ def train_recipe(
                 ("judged", chosen.judged, inputs.judged_lines),
             )
         )
-    sizes = Sizes.of(catalogue, tokenizer)
+    sizes = Sizes.of(catalogue, tokenizer, stats=stats)
     torch.manual_seed(chosen.recipe.loop.seed)
     model = chosen.recipe.model.build(sizes)
     with clock.part("train"):
@@ -128,7 +130,7 @@ def train_recipe(
         ),
         width=chosen.recipe.model.width,
         feature_service=chosen.recipe.service,
-        schema_hash=features.service(chosen.recipe.service).schema_hash,
+        schema_hash=service.schema_hash,
         windows=chosen.recipe.windows,
         counts={
             "train_lines": examples.lines,

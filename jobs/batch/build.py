@@ -35,9 +35,8 @@ from pagoda.features import View
 from pagoda.schemas import EVENTS, SEARCHES
 from pagoda.sequences import Int64s
 from pagoda.settings import Settings
-from pagoda.windows import DAY_MS, WindowSpec
+from pagoda.windows import DAY_MS
 
-SPAN_DAYS = 30  # how far statistics look back; windows say themselves
 LATE_DAYS = 30  # events later than this change old rows only when those days are asked for
 DAILY = (features.USER_DAY, features.USER_STATS, features.ITEM_STATS)  # a row a day
 
@@ -73,17 +72,23 @@ def main(
     last: Annotated[
         datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last UTC day.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--view", help="Only this view, for a column that it gained; repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Build all views for the days --from to --to.
 
-    --to is today unless given; --from is the oldest day that anything new has changed.
+    --to is today unless given; --from is the oldest day that anything new has changed. Readers go
+    on reading: each view's days are replaced in one commit.
     """
     loaded = settings.load()
+    views = [features.view(name) for name in only] if only else features.VIEWS
     end = last.date() if last else datetime.now(UTC).date()
     with spark.session(loaded, "features") as session:
         begin = first.date() if first else oldest_changed(session, loaded, before=end)
-        summary = build_all(session, loaded, Days(first=begin, last=end))
+        summary = build_all(session, loaded, Days(first=begin, last=end), views=views)
     emit_table(summary, title=f"Features of {begin} to {end}", as_json=as_json)
 
 
@@ -100,11 +105,12 @@ def build_all(
         views: only these; `pagoda check parity` compares two of them.
     Raises: NothingToDo if the lake holds no event or search that these days could see.
     """
-    spec = WindowSpec()
+    spec = features.CANDIDATES
     imported = dataset.load(loaded)
     lake.create_all(loaded)
-    span = max(spec.recent_days + spec.long_term_days, SPAN_DAYS)
-    oldest = days.first - timedelta(days=span)
+    wanted = {view.name for view in views}
+    reach = max(view.reach_days for view in features.VIEWS if view.name in wanted)
+    oldest = days.first - timedelta(days=reach)
     events = (
         history.read(
             session, loaded, click_actions=imported.click_actions, first=oldest, last=days.last
@@ -139,7 +145,6 @@ def build_all(
                 where=f"lake, {oldest} to {days.last}",
                 next_step="Import data, or give days that have some with --from and --to.",
             )
-        wanted = {view.name for view in views}
         return _run({name: step for name, step in steps.items() if name in wanted})
     finally:
         events.unpersist()
@@ -152,9 +157,11 @@ def replace_days(loaded: Settings, view: View, rows: DataFrame, days: Days) -> i
     """
     # Not overwritePartitions: it would leave the old rows of a day that has none any more.
     in_range = (sf.col("day") >= sf.lit(days.first)) & (sf.col("day") <= sf.lit(days.last))
-    rows.select(*view.table.schema.names).writeTo(lake.spark_name(loaded, view.table)).overwrite(
-        in_range
-    )
+    name = lake.spark_name(loaded, view.table)
+    said = rows.withColumn("definition", sf.lit(view.definition))
+    # A column that only a newer version of the code knows stays, and holds null.
+    known = rows.sparkSession.table(name).limit(0)
+    known.unionByName(said, allowMissingColumns=True).writeTo(name).overwrite(in_range)
     snapshot = lake.open_table(loaded, view.table).current_snapshot()
     return int(snapshot.summary["added-records"] or 0) if snapshot and snapshot.summary else 0
 
@@ -166,8 +173,13 @@ def write_profiles(session: SparkSession, loaded: Settings) -> int:
     Returns: how many rows were added or corrected.
     """
     name = lake.spark_name(loaded, features.ITEM_PROFILE.table)
-    profiles = item_profile.build(session.table(lake.spark_name(loaded, schemas.ITEMS)))
-    changed = profiles.subtract(session.table(name)).localCheckpoint()
+    there = session.table(name)
+    items = session.table(lake.spark_name(loaded, schemas.ITEMS))
+    profiles = item_profile.build(items).withColumn(
+        "definition", sf.lit(features.ITEM_PROFILE.definition)
+    )
+    known = there.limit(0).unionByName(profiles, allowMissingColumns=True)
+    changed = known.subtract(there).localCheckpoint()
     count = changed.count()
     if count:
         changed.createOrReplaceTempView("changed_profiles")

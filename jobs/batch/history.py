@@ -8,7 +8,7 @@ the first time on. `History` is what the per-user builders work on, in numpy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -19,11 +19,22 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as sf
 
 from pagoda import lake, schemas
+from pagoda.features import VIEWS
 from pagoda.sequences import Int64s
 from pagoda.settings import Settings
+from pagoda.statistics import Kind
 
-CLICK, BUY, COLLECT, QUERY = 1, 2, 4, 8  # bits of `role`: one event can be several things
-LONG_TERM_ROLES = {"click": CLICK, "buy": BUY, "collect": COLLECT}
+# Bits of `role`: one event can be several things.
+CLICK, BUY, COLLECT, QUERY, CART, IMPRESSION = 1, 2, 4, 8, 16, 32
+ROLES: Mapping[Kind, int] = {
+    "click": CLICK,
+    "buy": BUY,
+    "collect": COLLECT,
+    "search": QUERY,
+    "cart": CART,
+    "impression": IMPRESSION,
+}
+LONG_TERM_ROLES: Mapping[Kind, int] = {"click": CLICK, "buy": BUY, "collect": COLLECT}
 
 COLUMNS = ("user_key", "role", "ts", "ingested", "key", "item_key", "query", "price")
 
@@ -82,10 +93,18 @@ def _midnight(day: date) -> Column:
     return sf.lit(day.isoformat()).cast("timestamp")
 
 
+def role_of(kinds: Iterable[Kind]) -> int:
+    """The bits of some kinds of events."""
+    return sum(ROLES[kind] for kind in set(kinds))
+
+
 def _role(click_actions: Sequence[str]) -> Column:
+    """The bits that some feature is made of: events that have none of them are not read."""
+    counted = {kind for view in VIEWS for kind in view.kinds}
     role = sf.when(sf.col("action").isin(*click_actions), CLICK).otherwise(0)
-    role += sf.when(sf.col("action") == "buy", BUY).otherwise(0)
-    return role + sf.when(sf.col("action") == "collect", COLLECT).otherwise(0)
+    for action in sorted({*LONG_TERM_ROLES, *counted} - {"click", "search"}):
+        role += sf.when(sf.col("action") == action, ROLES[action]).otherwise(0)
+    return role
 
 
 def _once(table: DataFrame, *, key: str, values: Sequence[str]) -> DataFrame:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,10 +22,10 @@ from pyspark.sql import functions as sf
 from redis import Redis
 from redis.exceptions import RedisError
 
-from pagoda import faults, lake, settings, spark, store
+from pagoda import faults, features, lake, settings, spark, store
 from pagoda.console import emit_table, people, run
 from pagoda.errors import DependencyDown, NothingToDo
-from pagoda.features import VIEWS, View
+from pagoda.features import View
 from pagoda.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,17 +38,30 @@ app = typer.Typer(help="Write the newest feature rows to the online store.")
 
 @app.command()
 def main(
+    only: Annotated[
+        list[str] | None, typer.Option("--view", help="Only this view; repeatable.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write the newest valid rows of every view but the stream's to the online store."""
     loaded = settings.load()
+    views = [features.view(name) for name in only] if only else features.VIEWS
     with spark.session(loaded, "materialise") as session:
-        summary = materialise(session, loaded, at=datetime.now(UTC))
+        summary = materialise(session, loaded, at=datetime.now(UTC), views=views)
     emit_table(summary, title="Written to the online store", as_json=as_json)
 
 
-def materialise(session: SparkSession, loaded: Settings, *, at: datetime) -> list[dict[str, Any]]:
+def materialise(
+    session: SparkSession,
+    loaded: Settings,
+    *,
+    at: datetime,
+    views: Collection[View] = features.VIEWS,
+) -> list[dict[str, Any]]:
     """Write what is valid at a moment. Returns: a summary row for each view.
+
+    Args:
+        views: only these; the stream's is left out in any case.
 
     Raises:
         NothingToDo: a view has no valid row; the others have been written.
@@ -58,7 +72,7 @@ def materialise(session: SparkSession, loaded: Settings, *, at: datetime) -> lis
         feature_store = store.open_store(loaded)
         summary = [
             _materialise(session, loaded, feature_store, view, at)
-            for view in VIEWS
+            for view in views
             if view.online_writer == "materialise"
         ]
     empty = [row["view"] for row in summary if not row["entities"]]

@@ -42,7 +42,7 @@ def per_user(
     def of_one_user(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from _joined(rows(*History.of(batches)))
 
-    schema = from_arrow_schema(view.table.schema)
+    schema = from_arrow_schema(view.row_schema)
     return history.groupBy("user_key").applyInArrow(of_one_user, schema)
 
 
@@ -61,7 +61,7 @@ def batch(
         "created": pa.array(created_ms * 1000),
         "day": pa.array((at_ms // DAY_MS).astype(np.int32)),
     }
-    schema = view.table.schema
+    schema = view.row_schema
     arrays = [({**head, **columns})[name].cast(schema.field(name).type) for name in schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

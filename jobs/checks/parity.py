@@ -20,11 +20,11 @@ from jobs.checks.online_side import Observation, observe, windows_of
 from jobs.checks.positions import Positions
 from pagoda import topics
 from pagoda.errors import NothingToDo
-from pagoda.features import SEQUENCES_V1
+from pagoda.features import CANDIDATES, SEQUENCES_V1
 from pagoda.online import OnlineReader
 from pagoda.sequences import Sequence as Behaviour
 from pagoda.settings import Settings
-from pagoda.windows import LONG_TERM_ACTIONS, Windows, WindowSpec
+from pagoda.windows import LONG_TERM_ACTIONS, Windows
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -87,7 +87,7 @@ def check(
     DependencyDown if a server is away.
     """
     started = time.monotonic()
-    spec = WindowSpec()
+    spec = CANDIDATES
     with topics.admin(settings) as admin:
         positions = Positions(settings, admin)
         say("waiting until landing has reached the topics' ends")

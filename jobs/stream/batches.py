@@ -35,6 +35,7 @@ def decode(
                     partition=record.partition,
                     offset=record.offset,
                     rejected=message,
+                    taken_ms=record.taken_ms,
                 )
             )
         elif isinstance(message, Search):

@@ -1,4 +1,4 @@
-"""`pagoda stream`: consume, land, replay, send."""
+"""`pagoda stream`: consume, land, replay, send, send again what was rejected."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jobs.stream import landing, sequences
 from jobs.stream import rebuild as rebuilding
 from jobs.stream.replay import Replay, play, recorded
 from jobs.stream.replay import send as send_message
+from jobs.stream.retry import retry
 from pagoda import topics
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import CheckFailed, InputError
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command()(sequences.sequences)
 app.command()(landing.landing)
 
+_REASONS = 10
 _WAIT_S = 30.0
 _ASK_S = 0.01
 
@@ -136,6 +138,45 @@ def send(
         emit_json(sent)
     else:
         emit_table([{key: value for key, value in sent.items() if value is not None}])
+
+
+@app.command("retry-rejected")
+def retry_rejected(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Send rejected records again that can be read now, each once.
+
+    After an upgrade of `sequences` and `landing`: what a newer producer sent before is not lost.
+    """
+    settings = load()
+    producer = None
+    if not dry_run:
+        topics.ensure(settings)
+        producer = open_producer(settings)
+    found = retry(settings, producer)
+    if producer:
+        producer.close(timeout=1)
+    rows: list[dict[str, Any]] = [
+        {
+            "topic": topic,
+            "readable_now": each.readable,
+            "sent": each.sent,
+            "sent_before": each.retried_before,
+            "unreadable": each.unreadable.total(),
+        }
+        for topic, each in found.items()
+    ]
+    if as_json:
+        reasons = [dict(each.unreadable) for each in found.values()]
+        emit_json([row | {"reasons": said} for row, said in zip(rows, reasons, strict=True)])
+        return
+    emit_table(rows, title="Rejected records")
+    for topic, each in found.items():
+        for reason, count in each.unreadable.most_common(_REASONS):
+            people.print(f"{topic}: {count} × {reason}", markup=False)
 
 
 def _message(user: str, item: str | None, action: str, query: str | None) -> Event | Search:

@@ -4,8 +4,10 @@ One query per input topic, and one for the rejected topics. Spark reads Kafka, k
 a checkpoint and decodes in parallel; a micro-batch's rows and its position are then committed to
 Iceberg together (`jobs.stream.landed`), so a replayed micro-batch changes nothing.
 
-Records that cannot be read: those of events and searches are sent to their rejected topics by
-the sequences consumer, those of item updates from here. All rejected topics land in `rejected`.
+Records that cannot be read land in the table `rejected`, in the same micro-batch as their
+neighbours: another version of the consumer may have read them, and then nobody else keeps them.
+The rejected topics, filled by the sequences consumer and for item updates from here, land there
+too; each record stands there once.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -26,7 +29,7 @@ from kafka.errors import KafkaError
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 
 from jobs.stream import rejects
-from jobs.stream.landed import Ids, RejectedTable, land, position
+from jobs.stream.landed import Ids, RejectedTable, land, position, rejected_row
 from jobs.stream.readiness import ReadyFile
 from jobs.stream.rejects import RejectedRecord, RejectedSink
 from jobs.stream.routes import Route, routes
@@ -116,8 +119,12 @@ class Landing:
         """Everything but the last step may be repeated; the last moves the position."""
         faults.point("landing.decoded")
         bad = rows.filter(rows["reason"].is_valid())
-        if route.table is ITEMS and len(bad):
-            self._rejected_sink.write([_rejected(route, row) for row in bad.to_pylist()])
+        if len(bad):
+            records = [_rejected(route, row) for row in bad.to_pylist()]
+            now = datetime.now(UTC)
+            self._rejected_table.add([rejected_row(each, rejected_at=now) for each in records])
+            if route.table is ITEMS:
+                self._rejected_sink.write(records)
         self._ids.add(route, rows.filter(rows["reason"].is_null()))
         faults.point("landing.ids_added")
         landed = land(self._settings, route, self._known[route.topic], rows)
@@ -132,7 +139,7 @@ class Landing:
             _rejected_row(each.asDict()) for each in records.select("topic", *_RECORD).collect()
         ]
         if rows:
-            landed = self._rejected_table.add(pa.Table.from_pylist(rows, schema=REJECTED.schema))
+            landed = self._rejected_table.add(rows)
             faults.point("landing.rejected_added")
             log.info("landed", topic="rejected", batch=batch_id, rows=landed)
 
@@ -150,6 +157,7 @@ def _rejected(route: Route, row: dict[str, Any]) -> RejectedRecord:
         partition=row["partition"],
         offset=row["offset"],
         rejected=Rejected(reason=row["reason"], raw=row["raw"]),
+        taken_ms=round(row["ingested_at"].timestamp() * 1000),
     )
 
 
@@ -165,13 +173,7 @@ def _rejected_row(record: dict[str, Any]) -> dict[str, Any]:
             offset=record["offset"],
             rejected=Rejected(reason=str(error), raw=raw),
         )
-    return {
-        "source": f"kafka:{said.place}",
-        "place": said.place,
-        "reason": said.rejected.reason,
-        "raw": said.rejected.raw,
-        "rejected_at": record["timestamp"],
-    }
+    return rejected_row(said, rejected_at=record["timestamp"])
 
 
 def start(session: SparkSession, settings: Settings, flow: Flow) -> StreamingQuery:

@@ -20,6 +20,7 @@ from jobs.stream.known import LakePart, TopicsPart
 from jobs.stream.merge import advance
 from jobs.stream.state import OnlineState, Stored, equal
 from pagoda.errors import Conflict
+from pagoda.features import CANDIDATES
 from pagoda.settings import Settings
 from pagoda.windows import DAY_MS, Candidates, WindowSpec, start_of_day
 
@@ -74,7 +75,7 @@ def rebuild(
     changed faster than it could be read.
     """
     started = time.monotonic()
-    spec = WindowSpec()
+    spec = CANDIDATES
     since_ms = start_of_day(clock_ms()) - spec.batch_delay_days * DAY_MS
     actions = sorted(ClickActions(settings).current)
     state = OnlineState(settings, spec)

@@ -27,12 +27,13 @@ _ACK_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class RejectedRecord:
-    """A record that could not be read, and where it lies."""
+    """A record that could not be read, where it lies, and when Kafka took it."""
 
     topic: str
     partition: int
     offset: int
     rejected: Rejected
+    taken_ms: int | None = None
 
     @property
     def place(self) -> str:
@@ -52,6 +53,7 @@ def encode(record: RejectedRecord) -> bytes:
             "topic": record.topic,
             "partition": record.partition,
             "offset": record.offset,
+            "taken_ms": record.taken_ms,
             "raw_base64": base64.b64encode(raw[:MAX_RAW_BYTES]).decode(),
             "raw_bytes": len(raw),
         }
@@ -69,6 +71,7 @@ def decode(raw: bytes) -> RejectedRecord:
             rejected=Rejected(
                 reason=str(fields["reason"]), raw=base64.b64decode(fields["raw_base64"])
             ),
+            taken_ms=fields.get("taken_ms"),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a rejected record: {error!r}") from error

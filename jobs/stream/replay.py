@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -174,25 +174,16 @@ def _read(settings: Settings, table: Table, key: str, replay: Replay) -> pl.Data
 
 
 def _event(row: dict[str, Any]) -> Event:
-    return Event(
-        event_id=row["event_id"],
-        user_id=row["user_id"],
-        item_id=row["item_id"],
-        action=row["action"],
-        ts=_ms(row["ts"]),
-        search_id=row["search_id"],
-        position=row["position"],
-        shop=row["shop"],
-    )
+    return Event(**_fields(Event, row))
 
 
 def _search(row: dict[str, Any]) -> Search:
-    return Search(
-        search_id=row["search_id"],
-        user_id=row["user_id"],
-        query=row["query"],
-        ts=_ms(row["ts"]),
-    )
+    return Search(**_fields(Search, row))
+
+
+def _fields(kind: type[Event | Search], row: dict[str, Any]) -> dict[str, Any]:
+    """What a message of that kind has of a row of its table."""
+    return {each.name: row[each.name] for each in fields(kind)} | {"ts": _ms(row["ts"])}
 
 
 def _ms(moment: datetime) -> int:

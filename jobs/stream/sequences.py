@@ -32,9 +32,9 @@ from jobs.stream.state import OnlineState
 from pagoda import faults, topics
 from pagoda.console import run
 from pagoda.errors import Conflict, DependencyDown
+from pagoda.features import CANDIDATES
 from pagoda.publisher import open_producer
 from pagoda.settings import Settings, load
-from pagoda.windows import WindowSpec
 
 log = structlog.get_logger(__name__)
 _POLL_S = 0.2
@@ -251,7 +251,7 @@ def _open_until(
     while not stop.is_set():
         try:
             topics.ensure(settings)
-            state = OnlineState(settings, WindowSpec())
+            state = OnlineState(settings, CANDIDATES)
             state.ping()
             rejects = RejectedSink(settings.kafka, _producer(settings))
             return Source(settings, read_as=read_as, instance=instance), state, rejects

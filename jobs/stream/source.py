@@ -37,8 +37,9 @@ from kafka.structs import OffsetAndMetadata
 
 from pagoda import topics
 from pagoda.errors import Conflict, DependencyDown, PagodaError, SettingsError
+from pagoda.features import CANDIDATES
 from pagoda.settings import Settings
-from pagoda.windows import DAY_MS, WindowSpec
+from pagoda.windows import DAY_MS
 
 log = structlog.get_logger(__name__)
 _REQUEST_MS = 4_000  # SIGTERM must not wait for a broker that is away
@@ -257,7 +258,7 @@ class Source:
         """Where the records begin that rows may hold; nothing for a partition without any."""
         if not partitions:
             return {}
-        since_ms = time.time_ns() // 1_000_000 - WindowSpec().stream_days * DAY_MS
+        since_ms = time.time_ns() // 1_000_000 - CANDIDATES.stream_days * DAY_MS
         found = self._consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
         return {partition: at.offset for partition, at in found.items() if at is not None}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +62,12 @@ def arrivals(draw: st.DrawFn, around: int, *, back: int, size: int = 40) -> list
     return draw(st.permutations(found))
 
 
-def history_of(arrived: list[Arrival], *, click_actions: tuple[str, ...] = ("click",)) -> History:
+def history_of(
+    arrived: list[Arrival],
+    *,
+    click_actions: tuple[str, ...] = ("click",),
+    prices: Mapping[int, float] = MappingProxyType({}),
+) -> History:
     """What `history.read` makes of the arrivals of one user."""
     first: dict[tuple[int, int], Arrival] = {}
     for each in sorted(arrived, key=lambda arrival: arrival.ingested):
@@ -74,7 +81,7 @@ def history_of(arrived: list[Arrival], *, click_actions: tuple[str, ...] = ("cli
             "key": each.happening.key,
             "item_key": None if each.happening.action == "search" else each.happening.what,
             "query": each.happening.what if each.happening.action == "search" else None,
-            "price": None,
+            "price": prices.get(each.happening.what),
         }
         for each in first.values()
     ]
