@@ -28,7 +28,8 @@ class Observation:
     Attributes:
         windows: what serving's cut gives; None if a row could not be decoded.
         damage: why not.
-        day_from_ms: the day whose `user_day` row was read, None without one.
+        day_from_ms: the day whose `user_day` row was read, also one past its TTL; None without.
+        request: the search that was served then, None for a user read now.
     """
 
     user_key: int
@@ -36,6 +37,7 @@ class Observation:
     windows: Windows | None = None
     day_from_ms: int | None = None
     damage: str = ""
+    request: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
