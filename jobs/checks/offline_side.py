@@ -12,7 +12,9 @@ from jobs.batch.build import Days, build_all
 from jobs.checks import known
 from jobs.checks.known import time_of
 from jobs.checks.online_side import Observation
+from pagoda import lake
 from pagoda.features import Service
+from pagoda.schemas import ROBOTS
 from pagoda.settings import Settings
 from pagoda.store import open_store
 from pagoda.windows import DAY_MS, WindowSpec, start_of_day
@@ -86,6 +88,18 @@ def sample_users(settings: Settings, *, users: int, days: int, now_ms: int) -> d
 def _first(users: pl.LazyFrame, count: int) -> dict[int, str]:
     chosen = users.select("user_key", "user_id").bottom_k(count, by="user_key")
     return dict(chosen.collect(engine="streaming").sort("user_key").iter_rows())
+
+
+def robot_users(settings: Settings, seen: Sequence[Observation], spec: WindowSpec) -> set[int]:
+    """Users with a day in the windows on which they were robots: features leave it out, the stream
+    cannot know.
+    """
+    first = min(each.t_ms for each in seen) - (spec.recent_days + spec.long_term_days) * DAY_MS
+    hit = lake.scan(settings, ROBOTS).filter(
+        (pl.col("day") >= time_of(first).date())
+        & pl.col("user_key").is_in([each.user_key for each in seen])
+    )
+    return set(hit.select("user_key").collect(engine="streaming")["user_key"].to_list())
 
 
 def late_users(

@@ -18,7 +18,13 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from jobs.checks.compare import elements
 from jobs.checks.explain import Difference, Pair, explain
-from jobs.checks.offline_side import build_days, historical_rows, late_users, sample_users
+from jobs.checks.offline_side import (
+    build_days,
+    historical_rows,
+    late_users,
+    robot_users,
+    sample_users,
+)
 from jobs.checks.online_side import Observation, observe, windows_of
 from jobs.checks.positions import Positions
 from pagoda import dataset, textfile, topics
@@ -133,6 +139,7 @@ def check(
             "moving": [names[user] for user in observed.moving],
             "late": [names[user] for user in sorted(late)],
         },
+        called=lambda each: names[each.user_key],
         click_actions=clicks,
         spec=spec,
         say=say,
@@ -147,6 +154,7 @@ def compare(
     *,
     name: str,
     skipped: Mapping[str, Sequence[str]],
+    called: Callable[[Observation], str],
     click_actions: Collection[str],
     spec: WindowSpec,
     say: Callable[[str], None],
@@ -155,13 +163,17 @@ def compare(
     """What was seen online beside Feast's history at the same moments.
 
     Args:
-        name, skipped: for the report; started: by the monotonic clock, for its seconds.
+        name, skipped: for the report; called: what it calls an observation.
+        started: by the monotonic clock, for its seconds.
     """
-    moments = [(each.user_key, each.t_ms) for each in seen]
     say("building the features of the days concerned")
-    build_days(session, settings, moments, SEQUENCES_V1)
+    build_days(session, settings, [(each.user_key, each.t_ms) for each in seen], SEQUENCES_V1)
+    robots = robot_users(settings, seen, spec)
+    skipped = {**skipped, "robots": [called(each) for each in seen if each.user_key in robots]}
+    seen = [each for each in seen if each.user_key not in robots]
+    moments = [(each.user_key, each.t_ms) for each in seen]
     say(f"asking Feast for the history of {len(seen)} moments")
-    offline = historical_rows(settings, moments, SEQUENCES_V1)
+    offline = historical_rows(settings, moments, SEQUENCES_V1) if seen else {}
     pairs = [
         Pair(seen=each, offline=windows_of(offline[moment], each.t_ms, spec))
         for each, moment in zip(seen, moments, strict=True)

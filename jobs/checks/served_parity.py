@@ -12,6 +12,7 @@ A training row holds what was known strictly before t. The row that serving read
                       imported since the row's day began, or there was no row
     imported_since    the data set was not imported anew since t: an import says of its history
                       that it was known when it happened
+    robots            the windows reach no day on which the user was a robot: features leave it out
     no_times          the sample tells which batch row was read (older versions did not)
 
 A request for which one of them does not hold is counted under that word and not compared; all
@@ -122,6 +123,7 @@ def check(
         comparable,
         name="served",
         skipped=skipped,
+        called=lambda each: str(each.request),
         click_actions=clicks,
         spec=spec,
         say=say,
