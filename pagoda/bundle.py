@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,6 +48,7 @@ WEIGHTS, TOKENIZER, ITEMS, VECTORS = FILES = (
     "items.arrow",
     "item_vectors.safetensors",
 )
+_ITEMS_PER_PASS = 8_192
 
 
 class ModelSpec(BaseModel):
@@ -236,6 +237,29 @@ class Bundle:
         with torch.inference_mode():
             user_BD = self.model.encode_user(batch)
         return np.asarray(user_BD.numpy(), np.float32)
+
+    def encode_items(self, items: pa.Table) -> npt.NDArray[np.float32]:
+        """Item vectors of items as they are now, float32 [M, width], in ascending order of key.
+
+        An item that this bundle was not trained on has no embedding of its own: its vector comes
+        from its category, brand, shop and title.
+
+        Args:
+            items: with the columns of `pagoda.models.catalogue.FIELDS`, each item once.
+        """
+        import torch
+
+        from pagoda.models.inputs import item_batch
+
+        described = self.catalogue.describe(items, self.tokenizer)
+        numbers_M = torch.from_numpy(self.catalogue.numbers(described.keys).astype(np.int64))
+        vectors_MD = np.empty((len(described), self.manifest.width), np.float32)
+        for start in range(0, len(described), _ITEMS_PER_PASS):
+            rows = np.arange(start, min(start + _ITEMS_PER_PASS, len(described)))
+            batch = replace(item_batch(rows + 1, described), item_M=numbers_M[rows])
+            with torch.inference_mode():
+                vectors_MD[rows] = self.model.encode_item(batch).numpy()
+        return vectors_MD
 
 
 def read_manifest(path: Path) -> Manifest:

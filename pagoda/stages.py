@@ -112,9 +112,17 @@ STAGES = (
         name="index",
         room="jobs",
         entry="jobs.index.build",
-        reads=("bundle",),
+        reads=("bundle", "lake:items"),
         writes=("index",),
         dag="index",
+    ),
+    Stage(
+        name="item_updates",
+        room="jobs",
+        entry="jobs.index.update",
+        reads=("bundle", "lake:items"),
+        writes=("index",),
+        dag="item_updates",
     ),
     Stage(
         name="search",

@@ -38,7 +38,7 @@ from serving.schemas import (
     Sequences,
     Term,
 )
-from serving.shelf import Shelf
+from serving.shelf import Mask, Shelf
 from serving.understanding import Control, control
 from serving.understanding import Term as FoundTerm
 
@@ -98,12 +98,25 @@ class Found:
     applied: tuple[FoundTerm, ...]
 
     @classmethod
-    def of(cls, shelf: Shelf, hits: Sequence[Hits], *, applied: tuple[FoundTerm, ...]) -> Found:
-        """The hits of several searches behind each other, each item where it came first."""
+    def of(
+        cls,
+        shelf: Shelf,
+        hits: Sequence[Hits],
+        *,
+        passing: Mask,
+        applied: tuple[FoundTerm, ...],
+    ) -> Found:
+        """The hits of several searches behind each other, each item where it came first.
+
+        While an item changes, Milvus and the shelf may differ about it for a moment: what the
+        shelf lacks, or does not let pass, is left out, so that what is shown satisfies the filters.
+        """
         rows = shelf.rows(np.concatenate([each.keys for each in hits]))
         scores = np.concatenate([each.scores for each in hits])
         _, first = np.unique(rows, return_index=True)
-        return cls(rows=rows, scores=scores, applied=applied).at(np.sort(first))
+        right = (rows >= 0) & passing[rows]
+        places = np.sort(first)
+        return cls(rows=rows, scores=scores, applied=applied).at(places[right[places]])
 
     def at(self, places: Numbers) -> Found:
         """Some of them, in that order."""
@@ -130,11 +143,12 @@ class Engine:
         mode = request.relevance or self._relevance
         with timings.step("terms"):
             terms = live.vocabulary.terms(request.query)
+            passing = live.shelf.passing(request.filters)
             wanted = [] if mode == "off" else terms
             decided = control(
                 live.shelf,
                 wanted,
-                passing=live.shelf.passing(request.filters),
+                passing=passing,
                 min_relevant=self._min_relevant if mode == "filter" else 0,
             )
         with timings.step("index"):
@@ -144,7 +158,7 @@ class Engine:
             fetched = min(request.k * _POST_FILTER_FACTOR, MAX_K) if late else request.k
             hits = [self._hits(live, embedded.vector_D, k=fetched, asked=each) for each in asked]
         with timings.step("items"):
-            found = Found.of(live.shelf, hits, applied=decided.kept)
+            found = Found.of(live.shelf, hits, passing=passing, applied=decided.kept)
             if late:
                 found = post_filter(live.shelf, found, enough=min(self._min_relevant, request.k))
             results = _results(live, found.first(request.k), terms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
@@ -21,17 +21,19 @@ _ASK_S = 0.2
 
 
 class Positions:
-    """The topics that carry behaviour: their ends, and the readers' positions."""
+    """Topics: their ends, and the readers' positions."""
 
-    def __init__(self, settings: Settings, admin: KafkaAdminClient) -> None:
-        """Look the topics up."""
+    def __init__(
+        self, settings: Settings, admin: KafkaAdminClient, names: Iterable[str] = ()
+    ) -> None:
+        """Look the topics up: those named, or those that carry behaviour."""
         self._settings = settings
         self._admin = admin
         self._topics = topics.ensure(settings)
         kafka = settings.kafka
         self._partitions = [
             TopicPartition(name, partition)
-            for name in (kafka.events_topic, kafka.searches_topic)
+            for name in names or (kafka.events_topic, kafka.searches_topic)
             for partition in range(self._topics[name].partitions)
         ]
 

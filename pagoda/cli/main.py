@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stream": ("jobs.stream.cli:app", "Consume, land or replay events."),
     "train": ("training.train:app", "Train a recipe and write a bundle."),
     "evaluate": ("training.evaluate:app", "Judge a bundle beside the baselines."),
-    "index": ("jobs.index.build:app", "Build and check a collection, then swap the alias."),
+    "index": ("jobs.index.cli:app", "Build and check a collection, or update the live one."),
     "models": ("pagoda.cli.models:app", "List bundles, promote one, go back."),
     "serve": ("serving.server:app", "Run the search service."),
     "search": ("pagoda.cli.search:app", "Ask the running search service."),

@@ -26,6 +26,7 @@ _TAKES = {
     "features": (*_DAYS, "recipe"),
     "train": ("recipe",),
     "index": (),
+    "item_updates": (),
     "parity": _DAYS,
     "quality": (),
 }
