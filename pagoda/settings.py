@@ -248,6 +248,11 @@ class Settings(BaseSettings):
         """Training rows and other files that can be made again."""
         return self._folder("scratch")
 
+    @property
+    def simulations(self) -> Path:
+        """The truth about simulated streams."""
+        return self._folder("simulations")
+
     def data(self, server: str) -> Path:
         """The data folder of one local server."""
         return self._folder(f"data/{server}")

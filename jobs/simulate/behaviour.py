@@ -6,17 +6,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
 from pagoda.errors import InputError
-from pagoda.windows import DAY_MS
 
 # What a click came from, as the truth says it.
 NO_CLICK, FROM_RELEVANCE, FROM_NOISE, FROM_ROBOT = range(4)
 CAUSES = (None, "relevance", "noise", "robot")
 
 OFF_SHELF, ON_SHELF, TO_TASTE = range(3)  # true relevance, from what the shopper wants
-
-SEARCH_S = 110  # from one search of a visit to the next, on average
-MAX_SEARCHES = 6  # of one visit
-LAST_START_S = 23.5 * 3600  # no visit begins later, so that each ends on its own UTC day
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +45,7 @@ class Behaviour:
     favourites: tuple[float, ...] = (0.35, 0.2, 0.15, 0.1, 0.1)
     taste_days: int = 21
     price_width: float = 0.15
-    robots: float = 0.01
+    robots: float = 0.005
 
     def __post_init__(self) -> None:
         chances = {
@@ -103,7 +98,7 @@ ROBOTS = (
     Robot(
         name="crawler",
         purpose="reads the whole catalogue",
-        searches=(150, 400),
+        searches=(60, 200),
         pause_s=(1.5, 3),
         clicks=1.0,
     ),
@@ -184,6 +179,11 @@ class Simulation:
         return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
 
     @property
-    def end_ms(self) -> int:
-        """Where the last day ends, epoch milliseconds."""
-        return self.first_ms + self.days * DAY_MS
+    def judged_days(self) -> int:
+        """How many of the last days are for the test, and as many before them for validation."""
+        return min(7, max(1, self.days // 4))
+
+    @property
+    def queries(self) -> str:
+        """Where the queries come from, said with every number from them."""
+        return f"simulated (pagoda stream simulate, seed {self.seed}), words of shelves and titles"

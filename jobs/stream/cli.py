@@ -1,4 +1,4 @@
-"""`pagoda stream`: consume, land, replay, send."""
+"""`pagoda stream`: consume, land, replay, simulate, send."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from jobs.simulate.cli import simulate
 from jobs.stream import landing, sequences
 from jobs.stream.replay import Replay, play, recorded
 from jobs.stream.replay import send as send_message
@@ -24,10 +25,11 @@ from pagoda.publisher import open_producer
 from pagoda.settings import Settings, load
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Consume, land or replay events."
+    add_completion=False, no_args_is_help=True, help="Consume, land, replay or simulate events."
 )
 app.command()(sequences.sequences)
 app.command()(landing.landing)
+app.command()(simulate)
 
 _WAIT_S = 30.0
 _ASK_S = 0.01
