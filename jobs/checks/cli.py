@@ -44,6 +44,7 @@ def parity(
             "differences": len(report.different),
             "moving": len(report.moving),
             "late": len(report.late),
+            "robots": len(report.robots),
             "seconds": report.seconds,
         }
         emit_table([summary], title="Parity")

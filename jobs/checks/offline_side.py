@@ -13,7 +13,7 @@ from jobs.batch.build import Days, build_all
 from jobs.checks.online_side import Observation
 from pagoda import lake
 from pagoda.features import Service
-from pagoda.schemas import EVENTS, SEARCHES
+from pagoda.schemas import EVENTS, ROBOTS, SEARCHES
 from pagoda.settings import Settings
 from pagoda.store import open_store
 from pagoda.windows import DAY_MS, WindowSpec, start_of_day
@@ -128,6 +128,20 @@ def late_users(settings: Settings, seen: Sequence[Observation], spec: WindowSpec
             if refused and ingested >= rows_from[user]:
                 late.add(user)
     return late
+
+
+def robot_users(settings: Settings, seen: Sequence[Observation], spec: WindowSpec) -> set[int]:
+    """Users with a day in the windows on which they were robots: features leave it out, the stream
+    cannot know.
+    """
+    reach = spec.recent_days + spec.long_term_days
+    first = _time(min(each.t_ms for each in seen) - reach * DAY_MS).date()
+    rows = (
+        lake.open_table(settings, ROBOTS)
+        .scan(f"day >= '{first.isoformat()}'", selected_fields=("user_key", "day"))
+        .to_arrow()
+    )
+    return set(rows["user_key"].to_pylist()) & {each.user_key for each in seen}
 
 
 def _time(ms: int) -> datetime:

@@ -15,7 +15,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from jobs.checks.offline_side import build_today, historical_rows, late_users, sample_users
+from jobs.checks.offline_side import (
+    build_today,
+    historical_rows,
+    late_users,
+    robot_users,
+    sample_users,
+)
 from jobs.checks.online_side import Observation, observe, windows_of
 from jobs.checks.positions import Positions
 from pagoda import topics
@@ -57,6 +63,7 @@ class Report:
         compared: users whose windows were compared; elements: how many elements those hold.
         moving: users whose online row changed in every round: not compared.
         late: users with messages that only the next batch can bring: not compared.
+        robots: users whose windows reach a day on which they were robots: not compared.
     """
 
     compared: int
@@ -64,6 +71,7 @@ class Report:
     different: list[Difference] = field(default_factory=list)
     moving: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    robots: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -117,6 +125,10 @@ def check(
         )
     say("building today's features")
     build_today(session, settings, seen, SEQUENCES_V1)
+    robots = robot_users(settings, seen, spec)
+    seen = [each for each in seen if each.user_key not in robots]
+    if not seen:
+        raise NothingToDo("every user that could be compared is a robot", found=f"{len(robots)}")
     say(f"asking Feast for the history of {len(seen)} users")
     offline = historical_rows(settings, seen, SEQUENCES_V1)
     different: list[Difference] = []
@@ -131,6 +143,7 @@ def check(
         different=different,
         moving=[names[user] for user in observed.moving],
         late=[names[user] for user in sorted(late)],
+        robots=[names[user] for user in sorted(robots)],
         seconds=round(time.monotonic() - started, 1),
     )
 
