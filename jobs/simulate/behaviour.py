@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
+import numpy as np
+
 from pagoda.errors import InputError
 
 # What a click came from, as the truth says it.
@@ -48,15 +50,12 @@ class Behaviour:
     robots: float = 0.005
 
     def __post_init__(self) -> None:
-        chances = {
-            name: value for name, value in vars(self).items() if isinstance(value, float | tuple)
-        }
-        del chances["position_bias"]
+        no_chances = ("page", "position_bias", "taste_days")
         problems = [
             f"{name}: {value} is not between 0 and 1"
-            for name, value in chances.items()
-            for each in (value if isinstance(value, tuple) else (value,))
-            if not 0 <= each <= 1
+            for name, value in vars(self).items()
+            if name not in no_chances
+            and not all(0 <= each <= 1 for each in np.atleast_1d(value).tolist())
         ]
         if sum(self.favourites) > 1 + 1e-9:
             problems.append(f"favourites: {self.favourites} add up to more than 1")

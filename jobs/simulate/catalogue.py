@@ -9,6 +9,7 @@ nobody knows the true one of a catalogue. Shape legend: N items, H shelves.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from jobs.imports.queries import words_of
+from jobs.imports.queries import STOP_WORDS
 from jobs.simulate.draws import Floats, Ints
 from pagoda import lake
 from pagoda.errors import NothingToDo
@@ -130,25 +131,30 @@ def _queries(frame: pl.DataFrame, shelf_start: Ints) -> tuple[pa.StringArray, In
 def _of_shelf(row: dict[str, str | None]) -> Iterator[str]:
     """The leaf category, with the one above it, and its words one by one."""
     leaf = row["leaf_category"] or row["category"] or row["first_category"]
-    if not leaf:
+    if not leaf or not _words(leaf):
         yield _of_title(row)
         return
-    words = words_of(leaf)
+    words = _words(leaf)
     yield _text(words)
-    yield _text(dict.fromkeys([*words_of(row["category"] or leaf), *words]))
+    yield _text(dict.fromkeys([*_words(row["category"] or leaf), *words]))
     yield from (word[:_MOST_CHARS] for word in words if _telling(word))
 
 
 def _of_title(row: dict[str, str | None]) -> str:
-    words = words_of(row["title"] or row["leaf_category"] or "")
+    words = _words(row["title"] or row["leaf_category"] or "")
     return _text(words[:_TITLE_WORDS]) or str(row["item_id"])
 
 
 def _of_brand(row: dict[str, str | None]) -> str:
     """Brand and shelf; a brand that is a mere number nobody types."""
-    brand = words_of(row["brand"] or "")
-    leaf = words_of(row["leaf_category"] or "")
+    brand, leaf = _words(row["brand"] or ""), _words(row["leaf_category"] or "")
     return _text([*brand, *leaf]) if any(map(_telling, brand)) else _text(leaf) or _of_title(row)
+
+
+def _words(text: str) -> list[str]:
+    """Lower-case words in order, each once, without stop words (unless nothing else is left)."""
+    words = list(dict.fromkeys(re.findall(r"\w+", text.lower())))
+    return [word for word in words if word not in STOP_WORDS] or words
 
 
 def _text(words: Iterable[str]) -> str:

@@ -33,7 +33,7 @@ from jobs.simulate.catalogue import Catalogue
 from pagoda.errors import InputError
 
 MANIFEST = "simulation.json"
-_GROUP_ROWS = 131_072  # of a file's row groups, whatever the chunks it is written from
+GROUP_ROWS = 131_072  # of a file's row groups, whatever the chunks it is written from
 _ITEM_COLUMNS = (
     "item_id",
     "title",
@@ -120,7 +120,8 @@ def describe_stream(simulation: Simulation, catalogue: Catalogue, folder: Path) 
 class Parts:
     """Parquet files of tables that come in pieces, in row groups of a fixed size."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, *, group_rows: int = GROUP_ROWS) -> None:
+        self._group_rows = group_rows
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._waiting: list[pa.Table] = []
@@ -130,9 +131,9 @@ class Parts:
         """Write the next rows."""
         self._waiting.append(table)
         self.rows += table.num_rows
-        if sum(each.num_rows for each in self._waiting) >= _GROUP_ROWS:
+        if sum(each.num_rows for each in self._waiting) >= self._group_rows:
             together = pa.concat_tables(self._waiting)
-            whole = together.num_rows - together.num_rows % _GROUP_ROWS
+            whole = together.num_rows - together.num_rows % self._group_rows
             self._write(together.slice(0, whole))
             self._waiting = [together.slice(whole)]
 
@@ -145,7 +146,7 @@ class Parts:
         self._writer.close()
 
     def _write(self, table: pa.Table) -> None:
-        self._writer.write_table(table.unify_dictionaries(), row_group_size=_GROUP_ROWS)
+        self._writer.write_table(table.unify_dictionaries(), row_group_size=self._group_rows)
 
 
 def _days(

@@ -120,12 +120,12 @@ def send(
     """
     outlet = _Outlet(settings)
     sent = Sent(pace=crowd.pace)
-    clock = _Clock(plan)
+    clock = Clock(plan)
     try:
-        for number, made in enumerate(_ahead(_rounds(simulation, catalogue, crowd))):
+        for number, made in enumerate(_ahead(rounds(simulation, catalogue, crowd.at_once))):
             if truth:
                 pq.write_table(made.impressions, truth / f"{number:06}.parquet", compression="zstd")
-            for batch in _batches(made, clock):
+            for batch in batches(made, clock):
                 outlet.send(batch)
                 sent.searches += batch.searches
                 sent.events += len(batch.values) - batch.searches
@@ -140,7 +140,7 @@ def send(
     return sent
 
 
-class _Clock:
+class Clock:
     """When the next messages are due, and how many of them."""
 
     def __init__(self, plan: Plan) -> None:
@@ -171,12 +171,12 @@ class _Clock:
 # Rounds ------------------------------------------------------------------------------------------
 
 
-def _rounds(simulation: Simulation, catalogue: Catalogue, crowd: Crowd) -> Iterator[Made]:
+def rounds(simulation: Simulation, catalogue: Catalogue, at_once: int) -> Iterator[Made]:
     """Visits for ever: everybody's first, some users at a time, then everybody's second."""
     number = 0
     while True:
-        for first in range(0, simulation.users, crowd.at_once):
-            user = np.arange(first, min(first + crowd.at_once, simulation.users))
+        for first in range(0, simulation.users, at_once):
+            user = np.arange(first, min(first + at_once, simulation.users))
             yield _round(simulation, catalogue, user, number)
         number += 1
 
@@ -206,7 +206,7 @@ def _ahead(made: Iterator[_Made]) -> Iterator[_Made]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Batch:
+class Batch:
     """Messages in order: whether each is a search, its key and its value."""
 
     is_search: list[bool]
@@ -215,10 +215,11 @@ class _Batch:
 
     @property
     def searches(self) -> int:
+        """How many searches."""
         return sum(self.is_search)
 
 
-def _batches(made: Made, clock: _Clock) -> Iterator[_Batch]:
+def batches(made: Made, clock: Clock) -> Iterator[Batch]:
     """A round's messages in the order of their times, each batch when it is due."""
     events, searches = _events(made, clock.plan), made.searches
     times = np.concatenate([each["ts"].to_numpy() for each in (searches, events)])
@@ -229,7 +230,7 @@ def _batches(made: Made, clock: _Clock) -> Iterator[_Batch]:
         yield _encoded(events, searches, rows)
 
 
-def _encoded(events: pa.Table, searches: pa.Table, rows: npt.NDArray[np.int64]) -> _Batch:
+def _encoded(events: pa.Table, searches: pa.Table, rows: npt.NDArray[np.int64]) -> Batch:
     """The messages of these rows (of searches, then of events), as of now."""
     now_ms = time.time_ns() // 1_000_000
     is_search = rows < len(searches)
@@ -240,7 +241,7 @@ def _encoded(events: pa.Table, searches: pa.Table, rows: npt.NDArray[np.int64]) 
             pl.struct(pl.lit(SCHEMA).alias("schema"), pl.all()).struct.json_encode()
         )
         keys[of], values[of] = frame["user_id"].to_list(), message.to_series().to_list()
-    return _Batch(is_search=is_search.tolist(), keys=keys.tolist(), values=values.tolist())
+    return Batch(is_search=is_search.tolist(), keys=keys.tolist(), values=values.tolist())
 
 
 class _Outlet:
@@ -266,7 +267,7 @@ class _Outlet:
             logger=logging.getLogger("kafka"),
         )
 
-    def send(self, batch: _Batch) -> None:
+    def send(self, batch: Batch) -> None:
         """Hand a batch over; waits while the broker is behind. Raises: DependencyDown."""
         produce, topics = self._producer.produce, self._topics
         for is_search, key, value in zip(batch.is_search, batch.keys, batch.values, strict=True):
