@@ -142,4 +142,18 @@ SERVED = Table(
     partition_by_day="t",
 )
 
-RAW_TABLES = (ITEMS, EVENTS, SEARCHES, IDS, REJECTED, RETRIED, SERVED)
+ROBOTS = Table(
+    name="robots",
+    purpose="Days of users (UTC) on which they did what no person does, a row for each rule that "
+    "says so. Their events stay in the lake and out of features and training lines.",
+    schema=_schema(
+        ("user_key", pa.int64()),
+        ("day", pa.date32()),
+        ("rule", pa.string()),
+        ("value", pa.float64()),
+        ("limit", pa.float64()),
+    ),
+    partition_by_day="day",
+)
+
+RAW_TABLES = (ITEMS, EVENTS, SEARCHES, IDS, REJECTED, RETRIED, SERVED, ROBOTS)

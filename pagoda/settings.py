@@ -84,6 +84,31 @@ class Stream(_Part):
     landing_history_hours: float = Field(default=6, ge=0)
 
 
+class Robots(_Part):
+    """What no person exceeds on a UTC day; see `jobs/batch/robots.py`.
+
+    Attributes:
+        events_per_day: clicks, collects, carts and buys; a basket may have hundreds of lines.
+        events_per_item: of these with one and the same item.
+        acts_per_hour: different moments of searching, clicking, collecting and carting within an
+            hour of the clock.
+        active_hours: hours of the clock with any such moment.
+        quick_ms, quick_acts: how soon after the one before a moment is too quick for a hand, and
+            how many of those are no accident.
+        clicked_share, clicked_items: the share of the items shown that were clicked, once it is
+            so many; shops that record no impressions have no such share.
+    """
+
+    events_per_day: int = Field(default=1_000, ge=1)
+    events_per_item: int = Field(default=30, ge=1)
+    acts_per_hour: int = Field(default=300, ge=1)
+    active_hours: int = Field(default=20, ge=1)
+    quick_ms: int = Field(default=200, ge=0)
+    quick_acts: int = Field(default=20, ge=0)
+    clicked_share: float = Field(default=0.9, ge=0, le=1)
+    clicked_items: int = Field(default=30, ge=1)
+
+
 class Redis(_Part):
     """The online store."""
 
@@ -221,6 +246,7 @@ class Settings(BaseSettings):
     servers: Literal["embedded", "external"] = "embedded"
     kafka: Kafka = Kafka()
     stream: Stream = Stream()
+    robots: Robots = Robots()
     redis: Redis = Redis()
     milvus: Milvus = Milvus()
     lake: Lake = Lake()
@@ -293,6 +319,11 @@ class Settings(BaseSettings):
     def scratch(self) -> Path:
         """Training rows and other files that can be made again."""
         return self._folder("scratch")
+
+    @property
+    def simulations(self) -> Path:
+        """The truth about simulated streams."""
+        return self._folder("simulations")
 
     def data(self, server: str) -> Path:
         """The data folder of one local server."""

@@ -77,6 +77,7 @@ STAGES = (
         entry="jobs.batch.build",
         reads=("lake:items", "lake:events", "lake:searches"),
         writes=(
+            "lake:robots",
             "lake:user_day",
             "lake:user_intraday",
             "lake:user_stats",
@@ -101,6 +102,7 @@ STAGES = (
             "lake:items",
             "lake:events",
             "lake:searches",
+            "lake:robots",
             "lake:user_day",
             "lake:user_intraday",
             "lake:user_stats",

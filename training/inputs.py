@@ -15,7 +15,7 @@ from pagoda.bundle import as_json
 from pagoda.dataset import Dataset
 from pagoda.errors import InputError, NothingToDo
 from pagoda.models.catalogue import FIELDS
-from pagoda.schemas import EVENTS, ITEMS, SEARCHES
+from pagoda.schemas import EVENTS, ITEMS, ROBOTS, SEARCHES
 from pagoda.settings import Settings
 from pagoda.text import Tokenizer
 from training import rows
@@ -97,7 +97,7 @@ def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
 def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
     """Read them. Raises: NothingToDo without lines; InputError if features were not built."""
     service = features.service(chosen.recipe.service)
-    tables = (ITEMS, EVENTS, SEARCHES, *(view.table for view in service.views))
+    tables = (ITEMS, EVENTS, SEARCHES, ROBOTS, *(view.table for view in service.views))
     snapshots = {
         table.name: lake.open_table(settings, table).current_snapshot() for table in tables
     }

@@ -1,7 +1,8 @@
 """Lines to train and judge on: a search and an item that its user then took.
 
 A line's moment is its search's time, whatever the event's. Lines of one user at one moment (a
-basket) are one request: features are fetched and encoded once for it.
+basket) are one request: features are fetched and encoded once for it. Days on which a user was a
+robot, as the features job found, make no lines.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import polars as pl
 from pagoda import lake
 from pagoda.dataset import Dataset
 from pagoda.errors import InputError
-from pagoda.schemas import EVENTS, SEARCHES, Table
+from pagoda.schemas import EVENTS, ROBOTS, SEARCHES, Table
 from pagoda.settings import Settings
 
 Week = Literal["validation", "test"]
@@ -85,10 +86,12 @@ def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
         "search_id",
         "user_key",
         "item_key",
+        "ts",
     )
+    searches, events = (_of_people(settings, each) for each in (searches, events))
     return (
         searches.unique(["search_id", "ts"])
-        .join(events.drop_nulls("search_id"), on=["search_id", "user_key"])
+        .join(events.drop_nulls("search_id").drop("ts"), on=["search_id", "user_key"])
         .unique(["search_id", "ts", "item_key"])
         .select("user_key", _t_ms(), "query", "item_key")
         .sort("t_ms", "user_key", "query", "item_key")
@@ -96,10 +99,27 @@ def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
 
 
 def events_before(settings: Settings, end: date) -> pl.DataFrame:
-    """(user_key, item_key, t_ms) of every event before that day, each once."""
+    """(user_key, item_key, t_ms) of every event of people before that day, each once."""
     before = f"ts < '{_midnight(end)}'"
     table = _read(settings, EVENTS, before, "event_key", "user_key", "item_key", "ts")
-    return table.unique(["event_key", "ts"]).select("user_key", "item_key", _t_ms())
+    return (
+        _of_people(settings, table)
+        .unique(["event_key", "ts"])
+        .select("user_key", "item_key", _t_ms())
+    )
+
+
+def _of_people(settings: Settings, rows: pl.DataFrame) -> pl.DataFrame:
+    """Without those of days on which their user was a robot."""
+    robots = pl.DataFrame(
+        lake.open_table(settings, ROBOTS).scan(selected_fields=("user_key", "day")).to_arrow()
+    )
+    return rows.join(
+        robots,
+        left_on=["user_key", pl.col("ts").dt.date()],
+        right_on=["user_key", "day"],
+        how="anti",
+    )
 
 
 def _read(settings: Settings, table: Table, row_filter: str, *columns: str) -> pl.DataFrame:

@@ -1,11 +1,11 @@
 """Build the feature tables of a range of UTC days from the lake, in one Spark job.
 
-    lake.events, lake.searches, lake.items -> user_day, user_intraday, user_stats, item_stats,
-                                              item_profile
+    lake.events, lake.searches, lake.items -> robots -> user_day, user_intraday, user_stats,
+                                                        item_stats, item_profile
 
 The row of day D holds what happened before D, so D's rows can be built as soon as D begins. A
 rerun of a day replaces exactly that day, in one commit a table, with the same rows: a reader sees
-the old or the new ones.
+the old or the new ones. Days on which a user is a robot are left out (`jobs.batch.robots`).
 
 Without `--from` the job finds out where to begin: at the newest day built so far, whose events of
 the day itself are complete only now, or at an earlier day whose rows an event changes that came
@@ -27,7 +27,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from jobs.batch import history, item_profile, item_stats, user_day, user_intraday, user_stats
+from jobs.batch import (
+    history,
+    item_profile,
+    item_stats,
+    robots,
+    user_day,
+    user_intraday,
+    user_stats,
+)
 from pagoda import dataset, faults, features, lake, schemas, settings, spark
 from pagoda.console import emit_table, people, run
 from pagoda.errors import InputError, NothingToDo
@@ -99,7 +107,8 @@ def build_all(
     *,
     views: Collection[View] = features.VIEWS,
 ) -> list[dict[str, Any]]:
-    """Build and write every view. Returns: a summary row for each.
+    """Build and write every view. Returns: a summary row for each, and for each rule that says
+    who is a robot how many user-days break it.
 
     Args:
         views: only these; `pagoda check parity` compares two of them.
@@ -111,6 +120,12 @@ def build_all(
     wanted = {view.name for view in views}
     reach = max(view.reach_days for view in features.VIEWS if view.name in wanted)
     oldest = days.first - timedelta(days=reach)
+    summary = _run({"robots": lambda: robots.judge(session, loaded, first=oldest, last=days.last)})
+    summary += [
+        {"view": f"robots: {rule}", "rows": count, "seconds": None}
+        for rule, count in robots.by_rule(session, loaded, first=oldest, last=days.last).items()
+        if count
+    ]
     events = (
         history.read(
             session, loaded, click_actions=imported.click_actions, first=oldest, last=days.last
@@ -145,7 +160,7 @@ def build_all(
                 where=f"lake, {oldest} to {days.last}",
                 next_step="Import data, or give days that have some with --from and --to.",
             )
-        return _run({name: step for name, step in steps.items() if name in wanted})
+        return summary + _run({name: step for name, step in steps.items() if name in wanted})
     finally:
         events.unpersist()
 

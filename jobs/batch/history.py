@@ -3,7 +3,8 @@
     lake.events, lake.searches -> read() -> DataFrame, one row an event -> History of one user
 
 `read` takes each (event, ts) once with its smallest ingested_at, so a resent event is known from
-the first time on. `History` is what the per-user builders work on, in numpy.
+the first time on, and leaves out the user-days that are robots'. `History` is what the per-user
+builders work on, in numpy.
 """
 
 from __future__ import annotations
@@ -49,12 +50,14 @@ def read(
 ) -> DataFrame:
     """Every event and search of the UTC days `first` to `last` that features are made of.
 
+    `jobs.batch.robots` must have judged these days.
+
     Columns: user_key; role, the bits above; ts and ingested, epoch milliseconds; key of the event
     or search; item_key, null for a search; query, null for an event; price, today's catalogue
     price of the item.
     """
     events = _once(
-        _days(spark.table(lake.spark_name(settings, schemas.EVENTS)), first, last)
+        days(spark.table(lake.spark_name(settings, schemas.EVENTS)), first, last)
         .withColumn("role", _role(click_actions))
         .where("role > 0"),
         key="event_key",
@@ -62,15 +65,18 @@ def read(
     )
     prices = spark.table(lake.spark_name(settings, schemas.ITEMS)).select("item_key", "price")
     searches = _once(
-        _days(spark.table(lake.spark_name(settings, schemas.SEARCHES)), first, last).withColumn(
+        days(spark.table(lake.spark_name(settings, schemas.SEARCHES)), first, last).withColumn(
             "role", sf.lit(QUERY)
         ),
         key="search_key",
         values=("user_key", "role", "query"),
     )
+    robots = spark.table(lake.spark_name(settings, schemas.ROBOTS)).select("user_key", "day")
     return (
         events.join(prices, "item_key", "left")
         .unionByName(searches, allowMissingColumns=True)
+        .withColumn("day", sf.to_date("ts"))
+        .join(robots, ["user_key", "day"], "left_anti")
         .select(
             "user_key",
             sf.col("role").cast("tinyint").alias("role"),
@@ -84,7 +90,8 @@ def read(
     )
 
 
-def _days(table: DataFrame, first: date, last: date) -> DataFrame:
+def days(table: DataFrame, first: date, last: date) -> DataFrame:
+    """The rows of the UTC days `first` to `last` by their `ts`."""
     end = last + timedelta(days=1)
     return table.where((sf.col("ts") >= _midnight(first)) & (sf.col("ts") < _midnight(end)))
 

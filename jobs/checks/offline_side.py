@@ -12,7 +12,9 @@ from jobs.batch.build import Days, build_all
 from jobs.checks import known
 from jobs.checks.known import time_of
 from jobs.checks.online_side import Observation
+from pagoda import lake
 from pagoda.features import Service
+from pagoda.schemas import ROBOTS
 from pagoda.settings import Settings
 from pagoda.store import open_store
 from pagoda.windows import DAY_MS, WindowSpec, start_of_day
@@ -125,3 +127,17 @@ def late_for(batch_from: str, spec: WindowSpec) -> pl.Expr:
     kept_ms = spec.batch_delay_days * DAY_MS
     refused = pl.col("ts") < pl.col("ingested") // DAY_MS * DAY_MS - kept_ms
     return pl.col("streamed") & refused & (pl.col("ingested") >= pl.col(batch_from) - _LANDING_MS)
+
+
+def robot_users(settings: Settings, seen: Sequence[Observation], spec: WindowSpec) -> set[int]:
+    """Users with a day in the windows on which they were robots: features leave it out, the stream
+    cannot know.
+    """
+    reach = spec.recent_days + spec.long_term_days
+    first = time_of(min(each.t_ms for each in seen) - reach * DAY_MS).date()
+    rows = (
+        lake.open_table(settings, ROBOTS)
+        .scan(f"day >= '{first.isoformat()}'", selected_fields=("user_key", "day"))
+        .to_arrow()
+    )
+    return set(rows["user_key"].to_pylist()) & {each.user_key for each in seen}

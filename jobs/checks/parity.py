@@ -18,7 +18,13 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from jobs.checks.compare import elements
 from jobs.checks.explain import Difference, Pair, explain
-from jobs.checks.offline_side import build_days, historical_rows, late_users, sample_users
+from jobs.checks.offline_side import (
+    build_days,
+    historical_rows,
+    late_users,
+    robot_users,
+    sample_users,
+)
 from jobs.checks.online_side import Observation, observe, windows_of
 from jobs.checks.positions import Positions
 from pagoda import dataset, textfile, topics
@@ -160,6 +166,11 @@ def compare(
     moments = [(each.user_key, each.t_ms) for each in seen]
     say("building the features of the days concerned")
     build_days(session, settings, moments, SEQUENCES_V1)
+    robots = robot_users(settings, seen, spec)
+    seen = [each for each in seen if each.user_key not in robots]
+    if not seen:
+        raise NothingToDo("every user that could be compared is a robot", found=f"{len(robots)}")
+    moments = [(each.user_key, each.t_ms) for each in seen]
     say(f"asking Feast for the history of {len(seen)} moments")
     offline = historical_rows(settings, moments, SEQUENCES_V1)
     pairs = [
@@ -171,7 +182,7 @@ def compare(
         compared=len(pairs),
         elements=sum(len(held) for pair in pairs for held in elements(pair.offline).values()),
         different=explain(settings, pairs, click_actions=click_actions, spec=spec),
-        skipped=skipped,
+        skipped={**skipped, "robots": [str(user) for user in sorted(robots)]},
         seconds=round(time.monotonic() - started, 1),
     )
 

@@ -1,4 +1,4 @@
-"""`pagoda stream`: consume, land, replay, send, send again what was rejected."""
+"""`pagoda stream`: consume, land, replay, simulate, send, send again what was rejected."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from jobs.simulate.cli import simulate
 from jobs.stream import landing, sequences
 from jobs.stream import rebuild as rebuilding
 from jobs.stream.replay import Replay, play, recorded
@@ -26,10 +27,11 @@ from pagoda.publisher import open_producer
 from pagoda.settings import Settings, load
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Consume, land, replay, rebuild."
+    add_completion=False, no_args_is_help=True, help="Consume, land, replay, simulate, rebuild."
 )
 app.command()(sequences.sequences)
 app.command()(landing.landing)
+app.command()(simulate)
 
 _REASONS = 10
 _WAIT_S = 30.0

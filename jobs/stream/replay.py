@@ -101,9 +101,13 @@ def play(
     """
     started = time.time()
     failed: list[BaseException] = []
+    recorded_ms = now_ms = 0
     for message in _paced(messages, replay, started):
-        now = _as_of_now(message, started) if replay.shift_to_now else message
-        _send(producer, settings, now).add_errback(failed.append)
+        # What happened at one moment, a basket, happens at one moment again.
+        if message.ts != recorded_ms:
+            recorded_ms, now_ms = message.ts, time.time_ns() // 1_000_000
+        sent = _as_of(now_ms, message, started) if replay.shift_to_now else message
+        _send(producer, settings, sent).add_errback(failed.append)
         advance(1)
         if failed:
             break
@@ -151,9 +155,8 @@ def _paced(
         yield message
 
 
-def _as_of_now(message: Event | Search, started: float) -> Event | Search:
+def _as_of(now_ms: int, message: Event | Search, started: float) -> Event | Search:
     suffix = f"~{int(started)}"
-    now_ms = time.time_ns() // 1_000_000
     if isinstance(message, Search):
         return replace(message, search_id=message.search_id + suffix, ts=now_ms)
     search_id = message.search_id + suffix if message.search_id else None
