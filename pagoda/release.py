@@ -10,12 +10,15 @@ back waits for nothing: they follow after it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import structlog
 from pymilvus import MilvusClient
 
-from pagoda import faults, registry, updates
+from pagoda import faults, pins, registry, updates
 from pagoda.bundle import Bundle
-from pagoda.index import milvus, point, standing
+from pagoda.errors import InputError
+from pagoda.index import aliased, collection_of, milvus, point, standing
 from pagoda.settings import Settings
 
 log = structlog.get_logger()
@@ -56,3 +59,40 @@ def roll_back(settings: Settings) -> str:
         except Exception as error:  # whatever the lake raises must not undo what is done
             log.warning("items_not_up_to_date", bundle=name, reason=str(error))
     return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """What a bundle had: its folder, its collection, and tables whose snapshots it kept."""
+
+    bundle: str
+    folder: bool
+    collection: bool
+    unpinned: list[str]
+
+
+def remove(settings: Settings, name: str) -> Removed:
+    """Remove a bundle, its collection and the tags that kept what it was trained on.
+
+    The folder goes last: killed before, running it again finishes. Tags that a killed training
+    left go too, under the name that its bundle would have had.
+
+    Raises: InputError if there is nothing of that name, or it is live.
+    """
+    if not pins.tables_of(settings, name):
+        registry.require(settings, name)
+    collection = collection_of(name)
+    with milvus(settings) as client, updates.alone(settings):
+        if name == registry.current(settings) or collection == aliased(
+            client, settings.milvus.alias
+        ):
+            raise InputError(
+                f"the bundle {name!r} is live",
+                next_step="Promote another first: `pagoda models promote NAME`.",
+            )
+        had = client.has_collection(collection)
+        if had:
+            client.drop_collection(collection)
+    unpinned = pins.unpin(settings, name)
+    folder = registry.remove(settings, name)
+    return Removed(bundle=name, folder=folder, collection=had, unpinned=unpinned)

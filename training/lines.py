@@ -7,8 +7,10 @@ robot, as the features job found, make no lines.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from types import MappingProxyType
 from typing import Any, Literal
 
 import polars as pl
@@ -20,6 +22,7 @@ from pagoda.schemas import EVENTS, ROBOTS, SEARCHES, Table
 from pagoda.settings import Settings
 
 Week = Literal["validation", "test"]
+Snapshots = Mapping[str, int]  # table name to the snapshot to read; others are read as they are
 LINE_COLUMNS = ("user_key", "t_ms", "query", "item_key")
 
 
@@ -70,25 +73,28 @@ def week_of(text: str) -> Week:
     raise InputError(f"no week {text!r}", expected="test or validation")
 
 
-def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
+def lines(
+    settings: Settings, dataset: Dataset, span: Span, at: Snapshots = MappingProxyType({})
+) -> pl.DataFrame:
     """Every line of these days: LINE_COLUMNS, by (t_ms, user_key, query, item_key).
 
     A resent event or search counts once, and so does an item that was both clicked and bought.
     An event may follow its search by up to a day.
     """
-    searches = _read(settings, SEARCHES, span.filter(), "search_id", "user_key", "query", "ts")
+    searches = _read(settings, SEARCHES, at, span.filter(), "search_id", "user_key", "query", "ts")
     taken_in = Span(first=span.first, end=span.end + timedelta(days=1))
     actions = ", ".join(f"'{action}'" for action in dataset.positive_actions)
     events = _read(
         settings,
         EVENTS,
+        at,
         f"{taken_in.filter()} and action in ({actions})",
         "search_id",
         "user_key",
         "item_key",
         "ts",
     )
-    searches, events = (_of_people(settings, each) for each in (searches, events))
+    searches, events = (_of_people(settings, each, at) for each in (searches, events))
     return (
         searches.unique(["search_id", "ts"])
         .join(events.drop_nulls("search_id").drop("ts"), on=["search_id", "user_key"])
@@ -98,22 +104,25 @@ def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
     )
 
 
-def events_before(settings: Settings, end: date) -> pl.DataFrame:
+def events_before(
+    settings: Settings, end: date, at: Snapshots = MappingProxyType({})
+) -> pl.DataFrame:
     """(user_key, item_key, t_ms) of every event of people before that day, each once."""
     before = f"ts < '{_midnight(end)}'"
-    table = _read(settings, EVENTS, before, "event_key", "user_key", "item_key", "ts")
+    table = _read(settings, EVENTS, at, before, "event_key", "user_key", "item_key", "ts")
     return (
-        _of_people(settings, table)
+        _of_people(settings, table, at)
         .unique(["event_key", "ts"])
         .select("user_key", "item_key", _t_ms())
     )
 
 
-def _of_people(settings: Settings, rows: pl.DataFrame) -> pl.DataFrame:
+def _of_people(settings: Settings, rows: pl.DataFrame, at: Snapshots) -> pl.DataFrame:
     """Without those of days on which their user was a robot."""
-    robots = pl.DataFrame(
-        lake.open_table(settings, ROBOTS).scan(selected_fields=("user_key", "day")).to_arrow()
+    scan = lake.open_table(settings, ROBOTS).scan(
+        selected_fields=("user_key", "day"), snapshot_id=at.get(ROBOTS.name)
     )
+    robots = pl.DataFrame(scan.to_arrow())
     return rows.join(
         robots,
         left_on=["user_key", pl.col("ts").dt.date()],
@@ -122,8 +131,12 @@ def _of_people(settings: Settings, rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _read(settings: Settings, table: Table, row_filter: str, *columns: str) -> pl.DataFrame:
-    scan = lake.open_table(settings, table).scan(row_filter=row_filter, selected_fields=columns)
+def _read(
+    settings: Settings, table: Table, at: Snapshots, row_filter: str, *columns: str
+) -> pl.DataFrame:
+    scan = lake.open_table(settings, table).scan(
+        row_filter=row_filter, selected_fields=columns, snapshot_id=at.get(table.name)
+    )
     frame: Any = pl.from_arrow(scan.to_arrow())
     assert isinstance(frame, pl.DataFrame)
     return frame

@@ -109,10 +109,8 @@ def build(events: DataFrame, searches: DataFrame, limits: Robots) -> DataFrame:
     return measured.select("user_key", "day", sf.inline(verdicts)).where("value > limit")
 
 
-def judge(spark: SparkSession, settings: Settings, *, first: date, last: date) -> int:
-    """Judge the UTC days `first` to `last` anew, in one commit. Returns: how many user-days are a
-    robot's.
-    """
+def judge(spark: SparkSession, settings: Settings, *, first: date, last: date) -> None:
+    """Judge the UTC days `first` to `last` anew, in one commit."""
     events, searches = (
         history.days(spark.table(lake.spark_name(settings, table)), first, last)
         for table in (EVENTS, SEARCHES)
@@ -121,7 +119,13 @@ def judge(spark: SparkSession, settings: Settings, *, first: date, last: date) -
     table = lake.spark_name(settings, ROBOTS)
     judged = sf.col("day").between(sf.lit(first), sf.lit(last))
     verdicts.select(*ROBOTS.schema.names).writeTo(table).overwrite(judged)
-    return spark.table(table).where(judged).select("user_key", "day").distinct().count()
+
+
+def user_days(spark: SparkSession, settings: Settings, *, first: date, last: date) -> int:
+    """How many user-days are a robot's."""
+    verdicts = spark.table(lake.spark_name(settings, ROBOTS))
+    judged = verdicts.where(sf.col("day").between(sf.lit(first), sf.lit(last)))
+    return judged.select("user_key", "day").distinct().count()
 
 
 def by_rule(spark: SparkSession, settings: Settings, *, first: date, last: date) -> dict[str, int]:
