@@ -76,6 +76,16 @@ def test_the_bundle_is_whole_and_says_what_it_is(trained: Path) -> None:
 
 
 @pytest.mark.spark
+def test_what_a_bundle_was_trained_on_is_tagged(built: Settings, trained: Path) -> None:
+    manifest = read_manifest(trained)
+    tagged = {
+        table.name: lake.tags(lake.open_table(built, table)).get(f"bundle-{manifest.name}")
+        for table in lake.TABLES
+    }
+    assert {name: each for name, each in tagged.items() if each} == manifest.snapshots
+
+
+@pytest.mark.spark
 def test_training_again_returns_the_bundle_and_force_gives_the_same_towers(
     built: Settings, trained: Path, spark: SparkSession
 ) -> None:
