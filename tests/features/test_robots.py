@@ -19,9 +19,9 @@ from pagoda.ids import key_of
 from pagoda.schemas import ROBOTS
 from pagoda.settings import Robots, Settings
 from pagoda.windows import WindowSpec
+from tests.conftest import Home
 from tests.features import arrivals as generated
 from tests.features.arrivals import DAY, FIRST, LAST
-from tests.features.conftest import Home
 from tests.oracles import robots as oracle
 from tests.oracles.features import Arrival, day_number
 from tests.oracles.windows import Happening
