@@ -32,17 +32,19 @@ DEFAULTS = {
 LOOKS = DEFAULTS | {"priority_weight": 0, "execution_timeout": timedelta(hours=1)}
 
 
+def daily(hour: int) -> CronTriggerTimetable:
+    """By the clock at that hour (UTC)."""
+    return CronTriggerTimetable(
+        f"0 {hour} * * *",
+        timezone="UTC",
+        interval=timedelta(days=1),
+        run_immediately=timedelta(0),  # otherwise a run starts at once when it is young
+    )
+
+
 def daily_or_after(hour: int, asset: Asset) -> AssetOrTimeSchedule:
     """By the clock at that hour (UTC), and whenever the asset is renewed."""
-    return AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable(
-            f"0 {hour} * * *",
-            timezone="UTC",
-            interval=timedelta(days=1),
-            run_immediately=timedelta(0),  # otherwise a run starts at once when it is young
-        ),
-        assets=asset,
-    )
+    return AssetOrTimeSchedule(timetable=daily(hour), assets=asset)
 
 
 @pass_context

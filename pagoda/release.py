@@ -7,12 +7,14 @@ index. Killed between the two, running the same command again finishes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pymilvus import MilvusClient
 
-from pagoda import faults, registry
+from pagoda import faults, pins, registry
 from pagoda.bundle import read_manifest
 from pagoda.errors import InputError
-from pagoda.index import describe, milvus, point
+from pagoda.index import aliased, collection_of, describe, milvus, point
 from pagoda.settings import Settings
 
 
@@ -36,6 +38,43 @@ def roll_back(settings: Settings) -> str:
     with milvus(settings) as client:
         _point(settings, client, name)
     return registry.rollback(settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """What a bundle had: its folder, its collection, and tables whose snapshots it kept."""
+
+    bundle: str
+    folder: bool
+    collection: bool
+    unpinned: list[str]
+
+
+def remove(settings: Settings, name: str) -> Removed:
+    """Remove a bundle, its collection and the tags that kept what it was trained on.
+
+    The folder goes last: killed before, running it again finishes. Tags that a killed training
+    left go too, under the name that its bundle would have had.
+
+    Raises: InputError if there is nothing of that name, or it is live.
+    """
+    if not pins.tables_of(settings, name):
+        registry.require(settings, name)
+    collection = collection_of(name)
+    with milvus(settings) as client:
+        if name == registry.current(settings) or collection == aliased(
+            client, settings.milvus.alias
+        ):
+            raise InputError(
+                f"the bundle {name!r} is live",
+                next_step="Promote another first: `pagoda models promote NAME`.",
+            )
+        had = client.has_collection(collection)
+        if had:
+            client.drop_collection(collection)
+    unpinned = pins.unpin(settings, name)
+    folder = registry.remove(settings, name)
+    return Removed(bundle=name, folder=folder, collection=had, unpinned=unpinned)
 
 
 def _point(settings: Settings, client: MilvusClient, name: str) -> None:

@@ -16,7 +16,7 @@ import secrets
 import tomllib
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -70,8 +70,6 @@ class Stream(_Part):
             comes back: what Redis acknowledged but lost is merged again.
         landing_trigger_s: how often landing commits to the lake.
         landing_records: most records of one topic in one commit to the lake.
-        landing_history_hours: how long snapshots stay in the tables that landing writes, unless a
-            tag holds them.
     """
 
     metrics_port: int = Field(default=19102, ge=0, lt=65_536)
@@ -81,7 +79,6 @@ class Stream(_Part):
     rewind_s: float = Field(default=10, ge=0)
     landing_trigger_s: float = Field(default=5, gt=0)
     landing_records: int = Field(default=100_000, ge=1)
-    landing_history_hours: float = Field(default=6, ge=0)
 
 
 class Redis(_Part):
@@ -122,11 +119,51 @@ class Lake(_Part):
     Attributes:
         pyiceberg: properties for PyIceberg's load_catalog, replacing the local ones.
         spark: properties below `spark.sql.catalog.lake.`, replacing the local ones.
+        history_hours: how long snapshots stay, unless a tag holds them.
+        orphan_hours: files that no snapshot knows are removed when they are older: a writer that
+            is still at work has files that it has not committed yet.
     """
 
     pyiceberg: dict[str, str] = {}
     spark: dict[str, str] = {}
     namespace: str = "pagoda"
+    history_hours: float = Field(default=6, ge=0)
+    orphan_hours: float = Field(default=72, ge=24)
+
+
+class Retention(_Part):
+    """How many UTC days a table keeps before today; None: for ever. Maintenance drops the rest.
+
+    Tables without a time of their own (`items`, `ids`, `item_profile`) keep what they hold.
+    """
+
+    events: int | None = Field(default=None, ge=1)
+    searches: int | None = Field(default=None, ge=1)
+    rejected: int | None = Field(default=90, ge=1)
+    served: int | None = Field(default=14, ge=1)
+    user_day: int | None = Field(default=None, ge=1)
+    user_intraday: int | None = Field(default=None, ge=1)
+    user_stats: int | None = Field(default=None, ge=1)
+    item_stats: int | None = Field(default=None, ge=1)
+
+    def days(self, table: str) -> int | None:
+        """The days of a table of that name."""
+        found: int | None = getattr(self, table, None)
+        return found
+
+
+class Disk(_Part):
+    """What PAGODA_HOME may take on the disk; None: as much as there is.
+
+    Nothing is deleted for it: `pagoda status` shows use beside budget, `pagoda doctor` warns.
+
+    Attributes:
+        budget_gb: of all folders together, in units of 2**30 bytes.
+        folders_gb: of single folders, as `pagoda status` names them: `lake`, `data/kafka`.
+    """
+
+    budget_gb: float | None = Field(default=None, gt=0)
+    folders_gb: dict[str, Annotated[float, Field(gt=0)]] = {}
 
 
 class Spark(_Part):
@@ -173,7 +210,6 @@ class Serving(_Part):
     poll_ms: int = Field(default=1_000, ge=10)
     served_sample: float = Field(default=0.1, ge=0, le=1)
     served_flush_s: float = Field(default=60, gt=0)
-    served_retention_days: int = Field(default=14, ge=1)
     example_users: int = Field(default=6, ge=0)
 
 
@@ -224,6 +260,8 @@ class Settings(BaseSettings):
     redis: Redis = Redis()
     milvus: Milvus = Milvus()
     lake: Lake = Lake()
+    retention: Retention = Retention()
+    disk: Disk = Disk()
     spark: Spark = Spark()
     airflow: Airflow = Airflow()
     serving: Serving = Serving()

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pagoda.features import VIEWS
+from pagoda.schemas import BUILD_RECORDS, RAW_TABLES
 
-_VIEWS = frozenset(view.name for view in VIEWS)
+_FEATURE_TABLES = frozenset(table.name for table in (*BUILD_RECORDS, *(v.table for v in VIEWS)))
+_LAKE = tuple(f"lake:{name}" for name in (*(t.name for t in RAW_TABLES), *sorted(_FEATURE_TABLES)))
 
 Room = Literal["outside", "jobs", "feature_repo", "training", "serving"]
 
@@ -82,6 +84,8 @@ STAGES = (
             "lake:user_stats",
             "lake:item_stats",
             "lake:item_profile",
+            "lake:input_days",
+            "lake:built_days",
         ),
         dag="features",
     ),
@@ -161,12 +165,24 @@ CHECKS = (
     ),
 )
 
+# What keeps the road in order; no part of its picture either.
+UPKEEP = (
+    Stage(
+        name="maintenance",
+        room="jobs",
+        entry="jobs.lake.maintain",
+        reads=_LAKE,
+        writes=_LAKE,
+        dag="maintenance",
+    ),
+)
+
 
 def place_of(name: str) -> str:
     """The place in the road's picture that a name belongs to: tables and topics drawn together."""
     kind, _, what = name.partition(":")
     if kind == "lake":
-        return "feature tables" if what in _VIEWS else "lake"
+        return "feature tables" if what in _FEATURE_TABLES else "lake"
     return {"topic": "Kafka", "online": "online store"}.get(kind, kind)
 
 

@@ -101,6 +101,7 @@ class View:
             purpose=self.description,
             schema=self.row_schema.append(pa.field("definition", pa.string())),
             partition_by_day="day",
+            personal=("user_key",) if self.entity == "user_key" else (),
         )
 
     @property

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import pyarrow as pa
 import structlog
 
+from pagoda.forgotten import consulted
 from pagoda.lake import open_table
 from pagoda.online import StampedRow
 from pagoda.schemas import SERVED
@@ -26,7 +26,6 @@ from pagoda.settings import Settings
 
 log = structlog.get_logger()
 _CAPACITY = 5_000
-_RETENTION_EVERY_S = 3_600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,6 @@ class ServedLog:
         self._buffer: list[Served] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._clean_after = 0.0
         self.written = 0
         self.lost = 0
         self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
@@ -85,22 +83,14 @@ class ServedLog:
         if not batch:
             return
         try:
-            table = open_table(self._settings, SERVED)
-            table.append(_table(batch))
-            self.written += len(batch)
-            self._clean()
+            with consulted(self._settings) as forgotten:
+                kept = [each for each in batch if not forgotten.covers(each.user_key, each.at_ms)]
+                if kept:
+                    open_table(self._settings, SERVED).append(_table(kept))
+            self.written += len(kept)
         except Exception as error:  # any fault of the lake costs samples, not searches
             self.lost += len(batch)
             log.error("served_not_written", samples=len(batch), reason=f"{error!r}")
-
-    def _clean(self) -> None:
-        """Drop days past retention, once an hour: whole partitions, so only metadata moves."""
-        if time.monotonic() < self._clean_after:
-            return
-        self._clean_after = time.monotonic() + _RETENTION_EVERY_S
-        kept_from = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        kept_from -= timedelta(days=self._settings.serving.served_retention_days)
-        open_table(self._settings, SERVED).delete(f"t < '{kept_from.isoformat()}'")
 
     def _run(self) -> None:
         while not self._closing.wait(self._settings.serving.served_flush_s):

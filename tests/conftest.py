@@ -20,9 +20,9 @@ import hypothesis
 import pytest
 from playwright.sync_api import sync_playwright
 
-from pagoda import jars, servers
+from pagoda import jars, lake, servers
 from pagoda import spark as pagoda_spark
-from pagoda.settings import PROJECT_ROOT, Settings, home_folder, load
+from pagoda.settings import PROJECT_ROOT, Lake, Settings, home_folder, load
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -53,6 +53,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("pagoda")
 NewHome = Callable[[], Settings]
+Home = Callable[[str], Settings]
 _FETCHED = load(home=home_folder())
 
 
@@ -86,6 +87,21 @@ def spark(settings: Settings) -> Iterator[SparkSession]:
     """The one Spark session of all tests."""
     with pagoda_spark.session(settings, "tests") as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def home(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Makes an installation whose tables the session's Spark reaches, but no other room's do."""
+
+    def make(namespace: str) -> Settings:
+        folder: Path = tmp_path_factory.mktemp(namespace)
+        (folder / "lake").symlink_to(settings.lake_folder)
+        (folder / "jars").symlink_to(settings.jars)
+        made = settings.model_copy(update={"home": folder, "lake": Lake(namespace=namespace)})
+        lake.create_all(made)
+        return made
+
+    return make
 
 
 @pytest.fixture(scope="session")

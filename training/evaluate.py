@@ -28,6 +28,7 @@ from pagoda.bundle import Bundle, Metric
 from pagoda.console import emit_json, emit_table, run
 from pagoda.errors import InputError, NothingToDo
 from pagoda.features import USER_STATS
+from pagoda.forgotten import copying
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import item_batch, user_batch
@@ -266,7 +267,7 @@ def judge_bundle(
         )
     rows.require_built(settings, bundle.service, span, bundle.manifest.windows)
     judged = lines(settings, dataset, span)
-    with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
+    with copying(settings), tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
         requests = judged.select("user_key", "t_ms").unique().sort("t_ms", "user_key")
         fetched = rows.fetch(settings, bundle.service, requests, Path(folder), session=session)
         trial = Trial(

@@ -6,8 +6,10 @@ basket) are one request: features are fetched and encoded once for it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from types import MappingProxyType
 from typing import Any, Literal
 
 import polars as pl
@@ -19,6 +21,7 @@ from pagoda.schemas import EVENTS, SEARCHES, Table
 from pagoda.settings import Settings
 
 Week = Literal["validation", "test"]
+Snapshots = Mapping[str, int]  # table name to the snapshot to read; others are read as they are
 LINE_COLUMNS = ("user_key", "t_ms", "query", "item_key")
 
 
@@ -69,18 +72,21 @@ def week_of(text: str) -> Week:
     raise InputError(f"no week {text!r}", expected="test or validation")
 
 
-def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
+def lines(
+    settings: Settings, dataset: Dataset, span: Span, at: Snapshots = MappingProxyType({})
+) -> pl.DataFrame:
     """Every line of these days: LINE_COLUMNS, by (t_ms, user_key, query, item_key).
 
     A resent event or search counts once, and so does an item that was both clicked and bought.
     An event may follow its search by up to a day.
     """
-    searches = _read(settings, SEARCHES, span.filter(), "search_id", "user_key", "query", "ts")
+    searches = _read(settings, SEARCHES, at, span.filter(), "search_id", "user_key", "query", "ts")
     taken_in = Span(first=span.first, end=span.end + timedelta(days=1))
     actions = ", ".join(f"'{action}'" for action in dataset.positive_actions)
     events = _read(
         settings,
         EVENTS,
+        at,
         f"{taken_in.filter()} and action in ({actions})",
         "search_id",
         "user_key",
@@ -95,15 +101,21 @@ def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
     )
 
 
-def events_before(settings: Settings, end: date) -> pl.DataFrame:
+def events_before(
+    settings: Settings, end: date, at: Snapshots = MappingProxyType({})
+) -> pl.DataFrame:
     """(user_key, item_key, t_ms) of every event before that day, each once."""
     before = f"ts < '{_midnight(end)}'"
-    table = _read(settings, EVENTS, before, "event_key", "user_key", "item_key", "ts")
+    table = _read(settings, EVENTS, at, before, "event_key", "user_key", "item_key", "ts")
     return table.unique(["event_key", "ts"]).select("user_key", "item_key", _t_ms())
 
 
-def _read(settings: Settings, table: Table, row_filter: str, *columns: str) -> pl.DataFrame:
-    scan = lake.open_table(settings, table).scan(row_filter=row_filter, selected_fields=columns)
+def _read(
+    settings: Settings, table: Table, at: Snapshots, row_filter: str, *columns: str
+) -> pl.DataFrame:
+    scan = lake.open_table(settings, table).scan(
+        row_filter=row_filter, selected_fields=columns, snapshot_id=at.get(table.name)
+    )
     frame: Any = pl.from_arrow(scan.to_arrow())
     assert isinstance(frame, pl.DataFrame)
     return frame

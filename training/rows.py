@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import date, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ from pagoda.errors import InputError
 from pagoda.features import Service, View
 from pagoda.settings import Settings
 from pagoda.windows import WindowSpec
-from training.lines import Span
+from training.lines import Snapshots, Span
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -84,7 +85,13 @@ def read(rows: Path, span: Span) -> Iterator[pa.RecordBatch]:
     )
 
 
-def content(settings: Settings, service: Service, span: Span, windows: WindowSpec) -> str:
+def content(
+    settings: Settings,
+    service: Service,
+    span: Span,
+    windows: WindowSpec,
+    at: Snapshots = MappingProxyType({}),
+) -> str:
     """A digest of which feature rows there are for these days.
 
     A row's `created` is the largest ingested_at inside it, so whatever changes a row changes this,
@@ -95,7 +102,8 @@ def content(settings: Settings, service: Service, span: Span, windows: WindowSpe
     require_built(settings, service, span, windows)
     digest = hashlib.blake2b(digest_size=16)
     for view in service.views:
-        keys = pl.concat(_scan(settings, view, span, view.entity, "event_timestamp", "created"))
+        columns = (view.entity, "event_timestamp", "created")
+        keys = pl.concat(_scan(settings, view, span, *columns, at=at))
         for column in keys.sort(pl.all()):
             digest.update(np.ascontiguousarray(column.to_physical().to_numpy()).tobytes())
     return digest.hexdigest()
@@ -138,10 +146,18 @@ def require_built(settings: Settings, service: Service, span: Span, windows: Win
         )
 
 
-def _scan(settings: Settings, view: View, span: Span, *columns: str) -> Iterator[pl.DataFrame]:
+def _scan(
+    settings: Settings,
+    view: View,
+    span: Span,
+    *columns: str,
+    at: Snapshots = MappingProxyType({}),
+) -> Iterator[pl.DataFrame]:
     """Some columns of these days' rows, batch by batch; at least one, perhaps empty."""
     scan = lake.open_table(settings, view.table).scan(
-        row_filter=f"day >= '{span.first}' and day < '{span.end}'", selected_fields=columns
+        row_filter=f"day >= '{span.first}' and day < '{span.end}'",
+        selected_fields=columns,
+        snapshot_id=at.get(view.name),
     )
     reader = scan.to_arrow_batch_reader()
     yield pl.DataFrame(reader.schema.empty_table())

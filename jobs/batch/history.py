@@ -46,15 +46,19 @@ def read(
     click_actions: Sequence[str],
     first: date,
     last: date,
+    user_key: int | None = None,
 ) -> DataFrame:
     """Every event and search of the UTC days `first` to `last` that features are made of.
+
+    Args:
+        user_key: only this user's.
 
     Columns: user_key; role, the bits above; ts and ingested, epoch milliseconds; key of the event
     or search; item_key, null for a search; query, null for an event; price, today's catalogue
     price of the item.
     """
     events = _once(
-        _days(spark.table(lake.spark_name(settings, schemas.EVENTS)), first, last)
+        _days(spark.table(lake.spark_name(settings, schemas.EVENTS)), first, last, user_key)
         .withColumn("role", _role(click_actions))
         .where("role > 0"),
         key="event_key",
@@ -62,9 +66,9 @@ def read(
     )
     prices = spark.table(lake.spark_name(settings, schemas.ITEMS)).select("item_key", "price")
     searches = _once(
-        _days(spark.table(lake.spark_name(settings, schemas.SEARCHES)), first, last).withColumn(
-            "role", sf.lit(QUERY)
-        ),
+        _days(
+            spark.table(lake.spark_name(settings, schemas.SEARCHES)), first, last, user_key
+        ).withColumn("role", sf.lit(QUERY)),
         key="search_key",
         values=("user_key", "role", "query"),
     )
@@ -84,9 +88,10 @@ def read(
     )
 
 
-def _days(table: DataFrame, first: date, last: date) -> DataFrame:
+def _days(table: DataFrame, first: date, last: date, user_key: int | None) -> DataFrame:
     end = last + timedelta(days=1)
-    return table.where((sf.col("ts") >= _midnight(first)) & (sf.col("ts") < _midnight(end)))
+    rows = table.where((sf.col("ts") >= _midnight(first)) & (sf.col("ts") < _midnight(end)))
+    return rows if user_key is None else rows.where(sf.col("user_key") == user_key)
 
 
 def _midnight(day: date) -> Column:

@@ -17,25 +17,17 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.expressions import BooleanExpression, In
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from jobs.stream.rejects import RejectedRecord
 from jobs.stream.routes import Route
 from pagoda import faults, lake
+from pagoda.forgotten import NOBODY, Forgotten
 from pagoda.schemas import IDS, ITEMS, REJECTED
 from pagoda.settings import Settings
 from pagoda.topics import Topic
-
-_again = retry(
-    retry=retry_if_exception_type((CommitFailedException, ValidationException)),
-    stop=stop_after_attempt(8),
-    wait=wait_random_exponential(multiplier=0.1, max=3),
-    reraise=True,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +75,26 @@ def position(settings: Settings, route: Route, topic: Topic) -> Position:
     return Position.of(lake.open_table(settings, route.table), topic)
 
 
-@_again
-def land(settings: Settings, route: Route, topic: Topic, rows: pa.Table) -> int:
+@lake.again
+def land(
+    settings: Settings,
+    route: Route,
+    topic: Topic,
+    rows: pa.Table,
+    forgotten: Forgotten = NOBODY,
+) -> int:
     """Append the rows that are new, or for items keep the newest; returns their number.
 
     Args:
-        rows: columns of `route.schema`; those with a reason only move the position.
+        rows: columns of `route.schema`; those with a reason, and those that are forgotten, only
+            move the position.
     """
     table = lake.open_table(settings, route.table)
     before = Position.of(table, topic)
     fresh = before.beyond(rows)
     if not len(fresh):
         return 0
-    good = fresh.filter(pc.is_null(fresh["reason"]))
+    good = forgotten.without(fresh.filter(pc.is_null(fresh["reason"])), "ts")
     typed = good.select(route.table.schema.names).cast(route.table.schema)
     with table.transaction() as transaction:
         if len(typed):

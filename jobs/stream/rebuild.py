@@ -18,9 +18,10 @@ from typing import Literal
 from jobs.stream.click_actions import ClickActions
 from jobs.stream.known import LakePart, TopicsPart
 from jobs.stream.merge import advance
-from jobs.stream.state import OnlineState, Stored, equal
+from jobs.stream.state import OnlineState, Stored, equal, remembered
 from pagoda.errors import Conflict
 from pagoda.features import CANDIDATES
+from pagoda.forgotten import Forgotten, consulted, copying
 from pagoda.settings import Settings
 from pagoda.windows import DAY_MS, Candidates, WindowSpec, start_of_day
 
@@ -74,6 +75,18 @@ def rebuild(
     Raises: DependencyDown if a server is or was away: then run it again; Conflict if a user's row
     changed faster than it could be read.
     """
+    with copying(settings), consulted(settings) as forgotten:
+        return _rebuild(settings, forgotten, dry_run=dry_run, clock_ms=clock_ms, progress=progress)
+
+
+def _rebuild(
+    settings: Settings,
+    forgotten: Forgotten,
+    *,
+    dry_run: bool,
+    clock_ms: Callable[[], int],
+    progress: Progress,
+) -> Rebuilt:
     started = time.monotonic()
     spec = CANDIDATES
     since_ms = start_of_day(clock_ms()) - spec.batch_delay_days * DAY_MS
@@ -91,7 +104,9 @@ def rebuild(
             done.lake_users += len(known)
             users = sorted({*known, *(user for user in found if user in part)})
             for portion in _portions(users):
-                _portion(portion, known, topics, state, done, spec=spec, clock_ms=clock_ms)
+                _portion(
+                    portion, known, topics, state, done, forgotten, spec=spec, clock_ms=clock_ms
+                )
                 done.users += len(portion)
                 progress(done.users, max(len(found | known.keys()), done.users))
         if done.written:
@@ -110,6 +125,7 @@ def _portion(
     topics: TopicsPart,
     state: OnlineState,
     done: Rebuilt,
+    forgotten: Forgotten,
     *,
     spec: WindowSpec,
     clock_ms: Callable[[], int],
@@ -124,7 +140,7 @@ def _portion(
             before = advance(stored.candidates, Candidates(), now_ms=now_ms, spec=spec)
             wanted = advance(
                 known.get(stored.user, Candidates()),
-                topics.of(stored.user),
+                remembered(forgotten, stored.user, topics.of(stored.user)),
                 now_ms=now_ms,
                 spec=spec,
             )

@@ -15,8 +15,9 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from pagoda.errors import DependencyDown
+from pagoda.forgotten import consulted
 from pagoda.messages import Rejected
-from pagoda.settings import Kafka
+from pagoda.settings import Settings
 
 SCHEMA = 1
 # Kafka's default limit of a record; should a broker allow more, the rest is cut off and said so.
@@ -80,23 +81,28 @@ def decode(raw: bytes) -> RejectedRecord:
 class RejectedSink:
     """Writes rejected records and waits until Kafka has them."""
 
-    def __init__(self, kafka: Kafka, producer: KafkaProducer) -> None:
+    def __init__(self, settings: Settings, producer: KafkaProducer) -> None:
         """`producer` must allow records of `pagoda.topics.MAX_REJECTED_BYTES`."""
-        self._kafka = kafka
+        self._settings = settings
         self._producer = producer
 
     def write(self, records: Sequence[RejectedRecord]) -> None:
-        """Raises: DependencyDown("kafka", ...) if any is not acknowledged."""
-        try:
-            sent = [
-                self._producer.send(
-                    self._kafka.rejected(record.topic),
-                    key=record.place.encode(),
-                    value=encode(record),
-                )
-                for record in records
-            ]
-            for future in sent:
-                future.get(timeout=_ACK_S)
-        except KafkaError as error:
-            raise DependencyDown("kafka", repr(error)) from error
+        """All but those that name a forgotten user.
+
+        Raises: DependencyDown("kafka", ...) if any is not acknowledged.
+        """
+        with consulted(self._settings) as forgotten:
+            try:
+                sent = [
+                    self._producer.send(
+                        self._settings.kafka.rejected(record.topic),
+                        key=record.place.encode(),
+                        value=encode(record),
+                    )
+                    for record in records
+                    if not forgotten.names(record.rejected.raw)
+                ]
+                for future in sent:
+                    future.get(timeout=_ACK_S)
+            except KafkaError as error:
+                raise DependencyDown("kafka", repr(error)) from error

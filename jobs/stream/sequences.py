@@ -253,7 +253,7 @@ def _open_until(
             topics.ensure(settings)
             state = OnlineState(settings, CANDIDATES)
             state.ping()
-            rejects = RejectedSink(settings.kafka, _producer(settings))
+            rejects = RejectedSink(settings, _producer(settings))
             return Source(settings, read_as=read_as, instance=instance), state, rejects
         except DependencyDown as error:
             wait_s = next(waits, _BACKOFF_S[-1])

@@ -19,6 +19,7 @@ from jobs.stream.merge import Arrivals, advance, row_of
 from pagoda import faults, online_layout
 from pagoda.errors import Conflict, DependencyDown
 from pagoda.features import USER_INTRADAY, candidates_of
+from pagoda.forgotten import Forgotten, consulted
 from pagoda.online import connect
 from pagoda.online_layout import Damaged, Keys, StampedRow
 from pagoda.settings import Settings
@@ -56,6 +57,7 @@ class OnlineState:
 
     def __init__(self, settings: Settings, spec: WindowSpec) -> None:
         """Nothing is asked of Redis before the first call."""
+        self._settings = settings
         self._spec = spec
         self._keys = Keys(VIEW.entity)
         self._fields = online_layout.fields(VIEW)
@@ -77,6 +79,16 @@ class OnlineState:
 
         Raises: DependencyDown("redis", ...); Conflict if rows kept changing meanwhile.
         """
+        with consulted(self._settings) as forgotten:
+            return self._merge(
+                {
+                    user: remembered(forgotten, user, each.candidates())
+                    for user, each in arrivals.items()
+                },
+                now_ms=now_ms,
+            )
+
+    def _merge(self, arrivals: Mapping[int, Candidates], *, now_ms: int) -> int:
         waiting: Collection[int] = arrivals.keys()
         written = 0
         for _ in range(_TRIES):
@@ -84,7 +96,7 @@ class OnlineState:
             for stored in self.read(list(waiting)):
                 after = advance(
                     stored.candidates,
-                    arrivals[stored.user].candidates(),
+                    arrivals[stored.user],
                     now_ms=now_ms,
                     spec=self._spec,
                 )
@@ -154,6 +166,17 @@ class OnlineState:
         if known is not None and known != self._connections:
             raise DependencyDown("redis", "it was away for a moment and may have lost writes")
         return answer
+
+
+def remembered(forgotten: Forgotten, user: int, candidates: Candidates) -> Candidates:
+    """Without what the user asked to be forgotten."""
+    until_ms = forgotten.until_ms.get(user)
+    if until_ms is None:
+        return candidates
+    clicks, asked = candidates.clicks, candidates.queries
+    return Candidates(
+        clicks=clicks.where(clicks.ts >= until_ms), queries=asked.where(asked.ts >= until_ms)
+    )
 
 
 def equal(left: Candidates, right: Candidates) -> bool:

@@ -29,7 +29,7 @@ def _dag(dag) -> dict:
         "tags": sorted(dag.tags),
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
-        "cron": getattr(getattr(dag.timetable, "timetable", None), "expression", None),
+        "cron": getattr(getattr(dag.timetable, "timetable", dag.timetable), "expression", None),
         "started_by": _names(condition),
         "params": {name: dag.params.get_param(name).description for name in dag.params},
         "tasks": [

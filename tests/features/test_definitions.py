@@ -10,7 +10,7 @@ from pagoda import features, store
 from pagoda.features import VIEWS, View
 from pagoda.schemas import INT64S, TEXTS
 from pagoda.settings import Settings
-from tests.features.conftest import Home
+from tests.conftest import Home
 
 FEAST_TYPES = {
     pa.int64(): "Int64",

@@ -19,7 +19,7 @@ from pagoda import evolution, lake
 from pagoda.errors import InputError
 from pagoda.schemas import INT64S, TS, Table
 from pagoda.settings import PROJECT_ROOT, Settings, load
-from tests.features.conftest import Home
+from tests.conftest import Home
 
 DAY = pa.field("ts", TS, nullable=False)
 

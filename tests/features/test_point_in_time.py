@@ -24,9 +24,9 @@ from pagoda.ids import key_of
 from pagoda.settings import Settings
 from pagoda.statistics import Statistic
 from pagoda.windows import WindowSpec
+from tests.conftest import Home
 from tests.features import arrivals as generated
 from tests.features.arrivals import CLICK_ACTIONS, DAY, FIRST, LAST, PRICES
-from tests.features.conftest import Home
 from tests.features.reading import entity_frame, historical, part, windows_of
 from tests.features.test_statistics import view_of
 from tests.features.test_versions import as_of

@@ -66,4 +66,6 @@ def test_spark_application_ids_are_in_the_task_logs(airflow: Airflow, task_id: s
 
 def test_airflow_read_every_dag_file(airflow: Airflow) -> None:
     assert airflow.import_errors() == {}
-    assert airflow.dags() == ["features", "index", "ingest", "parity", "quality", "train"]
+    assert airflow.dags() == [
+        "features", "index", "ingest", "maintenance", "parity", "quality", "train"
+    ]  # fmt: skip

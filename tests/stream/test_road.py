@@ -21,7 +21,6 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from jobs.batch.build import Days, build_all
 from jobs.checks import contracts, parity, served_parity
 from jobs.checks.positions import Positions
-from jobs.stream.tidy import tidy
 from pagoda import dataset, lake, store, textfile, topics
 from pagoda.features import SEQUENCES_V1, USER_DAY, USER_INTRADAY
 from pagoda.ids import key_of
@@ -104,32 +103,6 @@ def test_a_landed_row_was_ingested_when_kafka_took_it(road_home: Settings) -> No
     taken = _taken(road_home, road_home.kafka.searches_topic)
     landed = {row["source"]: row["ingested_at"] for row in rows(road_home, SEARCHES)}
     assert landed == taken
-
-
-def test_tidying_joins_files_and_forgets_history_but_changes_no_row(
-    road_home: Settings, spark: SparkSession
-) -> None:
-    def described() -> tuple[list[str], int, int]:
-        table = lake.open_table(road_home, SEARCHES)
-        files = table.inspect.files().num_rows
-        return (
-            sorted(row["source"] for row in rows(road_home, SEARCHES)),
-            files,
-            len(table.metadata.snapshots),
-        )
-
-    row = rows(road_home, SEARCHES)[0]
-    for number in range(6):
-        more = {**row, "source": f"kafka:more:0:{number}"}
-        made = pa.Table.from_pylist([more], schema=SEARCHES.schema)
-        lake.open_table(road_home, SEARCHES).append(made)
-    before = described()
-    forgetful = road_home.stream.model_copy(update={"landing_history_hours": 0})
-    tidy(spark, road_home.model_copy(update={"stream": forgetful}), SEARCHES)
-    after = described()
-    assert after[0] == before[0]
-    assert after[1] < before[1]
-    assert after[2] <= 10
 
 
 def test_parity_is_green_while_events_arrive_and_red_after_a_changed_byte(
