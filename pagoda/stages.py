@@ -168,6 +168,18 @@ CHECKS = (
 # What keeps the road in order; no part of its picture either.
 UPKEEP = (
     Stage(
+        name="retry",
+        room="jobs",
+        entry="jobs.stream.cli",
+        reads=("lake:rejected", "lake:retried"),
+        writes=(
+            "topic:behaviour-events",
+            "topic:search-events",
+            "topic:item-updates",
+            "lake:retried",
+        ),
+    ),
+    Stage(
         name="maintenance",
         room="jobs",
         entry="jobs.lake.maintain",
