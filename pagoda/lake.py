@@ -6,9 +6,10 @@ cluster settings name another catalog and no code changes.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError
@@ -19,6 +20,9 @@ from pagoda.features import VIEWS
 from pagoda.schemas import RAW_TABLES, Table
 from pagoda.settings import Settings
 from pagoda.spark import BUSY_TIMEOUT_S, CATALOG
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def catalog(settings: Settings) -> Catalog:
@@ -69,6 +73,18 @@ def open_table(settings: Settings, table: Table) -> IcebergTable:
         with created.update_spec() as spec:
             spec.add_field(table.partition_by_day, transform, f"{table.partition_by_day}_day")
     return lake.load_table(identifier)
+
+
+def scan(settings: Settings, table: Table) -> pl.LazyFrame:
+    """The table's current snapshot as a lazy frame; nothing is read before it is collected.
+
+    Collect with `engine="streaming"`: memory then holds some row groups, not the table.
+    """
+    import polars as pl
+
+    # PyIceberg plans the scan, as everywhere here; unsaid, Polars would warn of it.
+    os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")
+    return pl.scan_iceberg(open_table(settings, table))
 
 
 def create_all(settings: Settings) -> None:

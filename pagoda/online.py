@@ -91,10 +91,15 @@ class OnlineReader:
 
     def valid_at(self, rows: dict[str, StampedRow | None], now_ms: int) -> dict[str, Row | None]:
         """What `read` would give of these rows at that moment: TTL applied."""
+        alive = self.alive_at(rows, now_ms)
+        return {name: None if row is None else row.values for name, row in alive.items()}
+
+    def alive_at(
+        self, rows: dict[str, StampedRow | None], now_ms: int
+    ) -> dict[str, StampedRow | None]:
+        """The same rows with their times, None for one past its view's TTL."""
         return {
-            view.name: row.values
-            if (row := rows[view.name]) and _alive(view, row, now_ms)
-            else None
+            view.name: row if (row := rows[view.name]) and _alive(view, row, now_ms) else None
             for view in self._views
         }
 
@@ -108,6 +113,15 @@ class OnlineReader:
     def redis_key(self, key: int) -> bytes:
         """The Redis key of an entity."""
         return self._key_head + struct.pack("<q", key) + self._key_tail
+
+    def key_of(self, redis_key: bytes) -> int | None:
+        """The entity whose Redis key this is; None if it is another kind's, or no entity's."""
+        head, tail = self._key_head, self._key_tail
+        if len(redis_key) != len(head) + 8 + len(tail):
+            return None
+        if not (redis_key.startswith(head) and redis_key.endswith(tail)):
+            return None
+        return int(struct.unpack("<q", redis_key[len(head) : len(head) + 8])[0])
 
     def _fetch(self, keys: Sequence[int]) -> list[list[bytes | None]]:
         try:

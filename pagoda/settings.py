@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,6 +171,39 @@ class Serving(_Part):
     example_users: int = Field(default=6, ge=0)
 
 
+class Quality(_Part):
+    """When `pagoda check freshness`, and with it the DAG `quality`, fails.
+
+    Attributes:
+        max_age_hours: of the newest row of a view that is built daily, offline and online. A day's
+            row is valid from midnight, so it is a day old before the next one is due.
+        max_behind_hours: how much older the newest row of the offline `user_intraday` may be than
+            the newest event in the lake.
+        max_event_age_hours: of the newest event in the lake; 0 where history is only imported.
+        max_wait_s: how long a record of Kafka may wait to be read online, and to land.
+        max_null_rate: share of nulls in sequences and counts: the build leaves none.
+        max_null_rise: how many more nulls than in the reference week any column may have.
+        psi_warn, psi_fail: drift against the reference week that is worth a look, and too much.
+        min_rows: drift is not judged where either week has fewer rows.
+        reference_from: the first day of the reference week; the week before this one if unset.
+        online_keys: how many of the online store's keys are looked at; above, it is a sample.
+        online_rows: of how many entities the whole online row is read.
+    """
+
+    max_age_hours: float = Field(default=30, gt=0)
+    max_behind_hours: float = Field(default=30, gt=0)
+    max_event_age_hours: float = Field(default=0, ge=0)
+    max_wait_s: float = Field(default=300, gt=0)
+    max_null_rate: float = Field(default=0, ge=0, le=1)
+    max_null_rise: float = Field(default=0.05, ge=0, le=1)
+    psi_warn: float = Field(default=0.1, gt=0)
+    psi_fail: float = Field(default=0.25, gt=0)
+    min_rows: int = Field(default=1000, ge=1)
+    reference_from: date | None = None
+    online_keys: int = Field(default=200_000, ge=1)
+    online_rows: int = Field(default=2_000, ge=1)
+
+
 class Settings(BaseSettings):
     """All settings of one installation."""
 
@@ -187,6 +221,7 @@ class Settings(BaseSettings):
     spark: Spark = Spark()
     airflow: Airflow = Airflow()
     serving: Serving = Serving()
+    quality: Quality = Quality()
 
     @classmethod
     def settings_customise_sources(
@@ -242,6 +277,11 @@ class Settings(BaseSettings):
     def checkpoints(self) -> Path:
         """Checkpoints of streaming queries."""
         return self._folder("checkpoints")
+
+    @property
+    def reports(self) -> Path:
+        """What checks found, for people."""
+        return self._folder("reports")
 
     @property
     def scratch(self) -> Path:

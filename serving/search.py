@@ -21,7 +21,7 @@ from pagoda.bundle import Request
 from pagoda.filters import expression
 from pagoda.ids import key_of
 from pagoda.models.behaviour import windows_of
-from pagoda.online import Row
+from pagoda.online import StampedRow
 from pagoda.settings import Settings
 from pagoda.windows import Windows
 from serving.live import Live
@@ -45,7 +45,6 @@ from serving.understanding import Term as FoundTerm
 # A post-filter needs more hits than results: the paper loses 30 % to it, a wrong brand more.
 _POST_FILTER_FACTOR = 4
 
-Rows = Mapping[str, Row | None]
 Numbers = npt.NDArray[np.int64]
 
 
@@ -74,13 +73,13 @@ class Embedded:
 
     Attributes:
         user_key: None for an anonymous request.
-        rows: the raw feature rows, before the cut.
+        rows: the raw feature rows, before the cut, and from when each is valid.
         vector_D: float32 [D].
     """
 
     at_ms: int
     user_key: int | None
-    rows: Rows
+    rows: Mapping[str, StampedRow | None]
     windows: Windows
     vector_D: npt.NDArray[np.float32]
 
@@ -215,11 +214,18 @@ def embed(live: Live, request: EmbedRequest, timings: Timings) -> Embedded:
     at_ms = now_ms()
     with timings.step("features"):
         user_key = None if request.user_id is None else key_of("user", request.user_id)
-        rows: Rows = {} if user_key is None else live.reader.read(user_key, at_ms)
+        stamped = {} if user_key is None else _read(live, user_key, at_ms)
+        rows = {name: None if row is None else row.values for name, row in stamped.items()}
         windows = windows_of(rows, at_ms=at_ms, spec=live.bundle.manifest.windows)
     with timings.step("tower"):
         vector_D = live.bundle.embed([Request(query=request.query, at_ms=at_ms, rows=rows)])[0]
-    return Embedded(at_ms=at_ms, user_key=user_key, rows=rows, windows=windows, vector_D=vector_D)
+    return Embedded(
+        at_ms=at_ms, user_key=user_key, rows=stamped, windows=windows, vector_D=vector_D
+    )
+
+
+def _read(live: Live, user_key: int, at_ms: int) -> dict[str, StampedRow | None]:
+    return live.reader.alive_at(live.reader.read_stamped([user_key])[0], at_ms)
 
 
 def sequences(live: Live, user_id: str) -> Sequences:

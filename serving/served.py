@@ -1,8 +1,8 @@
 """A sample of what was served, with the feature rows as read, into the lake's table `served`.
 
-Law 4 is checked against it, and training can use it. Requests only put into a bounded buffer; a
-thread appends it to the lake now and then. A full buffer or a lake that refuses loses samples
-and counts them, it never slows or fails a search.
+`pagoda check parity --served` holds law 4 against it, and training can use it. Requests only put
+into a bounded buffer; a thread appends it to the lake now and then. A full buffer or a lake that
+refuses loses samples and counts them, it never slows or fails a search.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow as pa
 import structlog
 
 from pagoda.lake import open_table
+from pagoda.online import StampedRow
 from pagoda.schemas import SERVED
 from pagoda.settings import Settings
 
@@ -30,13 +31,20 @@ _RETENTION_EVERY_S = 3_600
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """One request; `rows` as the online store gave them, before the cut."""
+    """One request; `rows` as the online store gave them, before the cut, None where invalid."""
 
     search_id: str
     user_key: int
     at_ms: int
     bundle: str
-    rows: Mapping[str, Any]
+    rows: Mapping[str, StampedRow | None]
+
+    def features(self) -> dict[str, dict[str, Any] | None]:
+        """View to its columns and `valid_from_ms`: a later reader must know which batch it was."""
+        return {
+            view: None if row is None else {"valid_from_ms": row.valid_from_ms, **row.values}
+            for view, row in self.rows.items()
+        }
 
 
 class ServedLog:
@@ -108,7 +116,7 @@ def _table(batch: list[Served]) -> pa.Table:
                 "user_key": each.user_key,
                 "t": datetime.fromtimestamp(each.at_ms / 1000, UTC),
                 "bundle": each.bundle,
-                "features": orjson.dumps(each.rows).decode(),
+                "features": orjson.dumps(each.features()).decode(),
             }
             for each in batch
         ],

@@ -10,6 +10,7 @@ import pytest
 
 from pagoda.ids import key_of
 from pagoda.lake import open_table
+from pagoda.online import StampedRow
 from pagoda.schemas import EVENTS, SERVED
 from pagoda.settings import Settings
 from serving.examples import ExampleUsers
@@ -34,7 +35,10 @@ def _served(search_id: str, at: datetime) -> Served:
         user_key=7,
         at_ms=round(at.timestamp() * 1000),
         bundle="b",
-        rows={"user_day": {"click_ts": [1]}, "user_intraday": None},
+        rows={
+            "user_day": StampedRow(valid_from_ms=9, values={"click_ts": [1]}),
+            "user_intraday": None,
+        },
     )
 
 
@@ -46,7 +50,8 @@ def test_samples_past_retention_are_dropped_and_today_stays(lake: Settings) -> N
     served.close()
     rows = open_table(lake, SERVED).scan().to_arrow().to_pylist()
     assert {row["search_id"] for row in rows} == {"kept", "new"}
-    assert rows[0]["features"] == '{"user_day":{"click_ts":[1]},"user_intraday":null}'
+    expected = '{"user_day":{"valid_from_ms":9,"click_ts":[1]},"user_intraday":null}'
+    assert rows[0]["features"] == expected
 
 
 def test_a_lake_that_refuses_costs_samples_and_nothing_else(lake: Settings) -> None:
