@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
+from kafka.errors import CoordinatorNotAvailableError
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from jobs.stream.landed import position
 from jobs.stream.routes import routes
@@ -40,6 +42,13 @@ class Positions:
         )
         return {partition: at.offset for partition, at in found.items()}
 
+    # A broker that has seen no group yet makes its coordinator at the first question.
+    @retry(
+        retry=retry_if_exception_type(CoordinatorNotAvailableError),
+        stop=stop_after_delay(30),
+        wait=wait_fixed(0.5),
+        reraise=True,
+    )
     def consumed(self) -> Ends:
         """What the sequences consumer has written online and committed."""
         group = self._settings.kafka.stream_group
