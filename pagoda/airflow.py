@@ -165,6 +165,11 @@ class Airflow:
         found = self._get(f"{path}/{task.try_number}", full_content="true")
         return [line for entry in found["content"] for line in _lines(entry)]
 
+    def xcom(self, run: Run, task_id: str, key: str) -> Any:
+        """What a task of the run has left under that key."""
+        path = f"/dags/{run.dag}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        return self._get(path, deserialize="false", stringify="false")["value"]
+
     def consumers(self, dag: str) -> set[str]:
         """The DAGs that the assets of `dag` start; a paused DAG starts for nothing."""
         awake = {each["dag_id"] for each in self._get("/dags", paused="false", limit=1000)["dags"]}

@@ -1,6 +1,6 @@
 """The road as data: every stage, what it reads and writes, and how to start it.
 
-The README's picture is drawn from this list, and a test holds that everything read is written
+The README's picture is drawn from `STAGES`, and a test holds that everything read is written
 by somebody (or comes from outside).
 """
 
@@ -23,7 +23,7 @@ class Stage:
     Attributes:
         entry: module that runs it (`python -m`), or None where it is not a process of its own.
         reads, writes: places by name: `lake:events`, `topic:behaviour-events`, `online:user_day`,
-            `bundle`, `index`, `files`, `requests`.
+            `bundle`, `index`, `files`, `requests`, `metrics`.
         dag: the DAG that runs it on schedule.
     """
 
@@ -130,6 +130,34 @@ STAGES = (
             "lake:events",
         ),
         writes=("topic:search-events", "lake:served"),
+    ),
+)
+
+# What watches the road, and is no part of its picture.
+CHECKS = (
+    Stage(
+        name="parity",
+        room="jobs",
+        entry="jobs.checks.cli",
+        reads=(
+            "online:user_day",
+            "online:user_intraday",
+            "lake:events",
+            "lake:searches",
+            "lake:served",
+            "lake:user_day",
+            "lake:user_intraday",
+        ),
+        writes=("metrics",),
+        dag="parity",
+    ),
+    Stage(
+        name="quality",
+        room="jobs",
+        entry="jobs.checks.cli",
+        reads=tuple(f"{place}:{view.name}" for view in VIEWS for place in ("lake", "online")),
+        writes=("metrics",),
+        dag="quality",
     ),
 )
 

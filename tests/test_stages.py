@@ -17,7 +17,7 @@ def test_everything_read_is_written_by_a_stage_or_comes_from_outside() -> None:
     written = {name for stage in stages.STAGES for name in stage.writes} | set(stages.OUTSIDE)
     orphans = {
         f"{stage.name} reads {name}"
-        for stage in stages.STAGES
+        for stage in (*stages.STAGES, *stages.CHECKS)
         for name in stage.reads
         if name not in written
     }
@@ -44,7 +44,7 @@ def test_every_view_is_written_online_by_its_one_writer() -> None:
 def test_every_entry_point_is_a_module() -> None:
     missing = [
         stage.entry
-        for stage in stages.STAGES
+        for stage in (*stages.STAGES, *stages.CHECKS)
         if stage.entry and importlib.util.find_spec(stage.entry) is None
     ]
     assert not missing

@@ -26,6 +26,8 @@ _TAKES = {
     "features": (*_DAYS, "recipe"),
     "train": ("recipe",),
     "index": (),
+    "parity": _DAYS,
+    "quality": (),
 }
 _LOG_TAIL = 30
 _COLOURS = {
@@ -43,7 +45,7 @@ def main(
     dags: Annotated[
         list[str] | None,
         typer.Argument(
-            help="DAGs in order: ingest, features, train, index. "
+            help="DAGs in order: ingest, features, train, index; parity, quality. "
             "One that an earlier one's assets have started is not started again.",
             show_default="features",
         ),

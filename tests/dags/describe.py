@@ -39,6 +39,7 @@ def _dag(dag) -> dict:
                 "owner": task.owner,
                 "retries": task.retries,
                 "pool": task.pool,
+                "weight": task.priority_weight,
                 "renews": [asset.name for asset in task.outlets],
                 "upstream": sorted(task.upstream_task_ids),
             }

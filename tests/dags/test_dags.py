@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pagoda.settings import PROJECT_ROOT
-from pagoda.stages import STAGES
+from pagoda.stages import CHECKS, STAGES
 
 DAGS = PROJECT_ROOT / "dags"
 PYTHON = PROJECT_ROOT / ".venv-airflow" / "bin" / "python"
@@ -57,18 +57,26 @@ def test_the_assets_chain_the_dags_from_import_to_index(bag: dict[str, Any]) -> 
         "features": ["features"],
         "train": ["bundle"],
         "index": ["index"],
+        "parity": [],
+        "quality": [],
     }
     assert {name: dag["started_by"] for name, dag in dags.items()} == {
         "ingest": [],
         "features": ["imported"],
         "train": ["features"],
         "index": ["bundle"],
+        "parity": ["features"],
+        "quality": ["features"],
     }
 
 
-def test_only_features_run_by_the_clock_daily_and_never_catch_up(bag: dict[str, Any]) -> None:
+def test_features_and_their_checks_run_daily_by_the_clock_and_never_catch_up(
+    bag: dict[str, Any],
+) -> None:
     assert {name: dag["cron"] for name, dag in bag["dags"].items() if dag["cron"]} == {
-        "features": "0 0 * * *"
+        "features": "0 0 * * *",
+        "parity": "0 6 * * *",
+        "quality": "0 6 * * *",
     }
     assert not any(dag["catchup"] for dag in bag["dags"].values())
 
@@ -91,7 +99,16 @@ def test_every_task_that_starts_spark_waits_for_its_one_slot(bag: dict[str, Any]
     tasks = [task for dag in bag["dags"].values() for task in dag["tasks"]]
     spark = {task["id"] for task in tasks if task["kind"] == "SparkStage"}
     assert spark == {"build", "materialise"}
-    assert {task["id"] for task in tasks if task["pool"] == "spark"} == {*spark, "train"}
+    joins = {"train", "online", "served"}
+    assert {task["id"] for task in tasks if task["pool"] == "spark"} == {*spark, *joins}
+
+
+def test_checks_let_training_go_first(bag: dict[str, Any]) -> None:
+    weights = {task["id"]: task["weight"] for dag in bag["dags"].values() for task in dag["tasks"]}
+    checks = ("online", "served", "quality")
+    assert max(weights[each] for each in checks) < min(
+        weight for name, weight in weights.items() if name not in checks
+    )
 
 
 def test_features_build_then_apply_then_materialise(bag: dict[str, Any]) -> None:
@@ -100,7 +117,7 @@ def test_features_build_then_apply_then_materialise(bag: dict[str, Any]) -> None
 
 
 def test_the_list_of_stages_names_the_dag_that_runs_each(bag: dict[str, Any]) -> None:
-    assert {stage.dag for stage in STAGES if stage.dag} == set(bag["dags"])
+    assert {stage.dag for stage in (*STAGES, *CHECKS) if stage.dag} == set(bag["dags"])
 
 
 def test_dag_files_import_only_airflow_and_the_standard_library_at_module_level() -> None:
