@@ -63,7 +63,7 @@ class Copy:
 
     def change(self, diff: str) -> None:
         """Apply a change of the guide; it must fit."""
-        command = ["git", "apply", "--verbose", "-"]
+        command = ["git", "apply", "--recount", "-"]  # lines moved, context must not
         # Not a part of whatever repository the folder may lie in.
         outside = {**os.environ, "GIT_CEILING_DIRECTORIES": str(self.root.parent)}
         done = subprocess.run(
