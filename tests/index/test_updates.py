@@ -21,7 +21,7 @@ from pagoda import registry, release, updates
 from pagoda.ann import Searcher
 from pagoda.bundle import Bundle
 from pagoda.errors import CheckFailed
-from pagoda.filters import TEXT_FIELDS, Filters, PriceRange, expression
+from pagoda.filters import TEXT_FIELDS, Filters, PriceRange, expression, stored
 from pagoda.ids import key_of
 from pagoda.index import milvus, upsert
 from pagoda.lake import open_table
@@ -71,10 +71,10 @@ def held(client: MilvusClient, collection: str) -> dict[str, dict[str, Any]]:
 
 
 def as_held(row: dict[str, Any]) -> dict[str, Any]:
-    """What Milvus must hold of an item: the definition, for texts of ordinary length."""
+    """What Milvus must hold of an item."""
     return {
         "item_id": row["item_id"],
-        **{name: row[name] or "" for name in TEXT_FIELDS},
+        **{name: stored(row[name] or "") for name in TEXT_FIELDS},
         "price": -1.0 if row["price"] is None else row["price"],
         "in_stock": row["in_stock"] is not False,
     }
