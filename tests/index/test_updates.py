@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,17 +17,18 @@ from hypothesis import strategies as st
 from pymilvus import MilvusClient
 
 from jobs.index.build import build, recheck
-from jobs.index.update import update
-from pagoda import registry, release, updates
+from jobs.index.update import main, update
+from pagoda import registry, release, topics, updates
 from pagoda.ann import Searcher
 from pagoda.bundle import Bundle
-from pagoda.errors import CheckFailed
+from pagoda.errors import CheckFailed, DependencyDown
 from pagoda.filters import TEXT_FIELDS, Filters, PriceRange, expression, stored
 from pagoda.ids import key_of
 from pagoda.index import milvus, upsert
 from pagoda.lake import open_table
-from pagoda.messages import ItemUpdate
+from pagoda.messages import ItemUpdate, encode
 from pagoda.models.catalogue import FIELDS
+from pagoda.publisher import open_producer
 from pagoda.schemas import ITEMS
 from pagoda.settings import Settings
 from tests.index.homes import own_home, quiet
@@ -182,6 +184,28 @@ def test_the_check_sees_updates_and_what_became_of_them(
         recheck(home, "upd_a", progress=quiet)
     upsert(client, bundle.collection, right.items, right.vectors_ND)
     assert recheck(home, "upd_a", progress=quiet).passed
+
+
+def test_what_has_landed_is_written_though_landing_lags_and_the_lag_is_an_error(
+    home: Settings,
+    kafka_server: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    topic = {"items_topic": "upd-items", "partitions": 1}
+    own = home.model_copy(update={"kafka": kafka_server.kafka.model_copy(update=topic)})
+    monkeypatch.setattr("pagoda.settings.load", lambda: own)
+    topics.ensure(own)
+    main(wait_s=30, as_json=True)  # nothing to wait for
+    assert json.loads(capsys.readouterr().out)["new"] == 0
+
+    producer = open_producer(own)
+    producer.send("upd-items", encode(item("new107"))).get(timeout=30)
+    producer.close(timeout=1)
+    land(home, item("new106"))
+    with pytest.raises(DependencyDown, match=r"landing .*upd-items:0 lacks 1"):
+        main(wait_s=0.1, as_json=True)
+    assert json.loads(capsys.readouterr().out)["new"] == 1
 
 
 # Rebuilds and going back -------------------------------------------------------------------------
