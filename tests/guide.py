@@ -63,7 +63,7 @@ class Copy:
 
     def change(self, diff: str) -> None:
         """Apply a change of the guide; it must fit."""
-        command = ["git", "apply", "--verbose", "-"]
+        command = ["git", "apply", "--recount", "-"]  # lines moved, context must not
         # Not a part of whatever repository the folder may lie in.
         outside = {**os.environ, "GIT_CEILING_DIRECTORIES": str(self.root.parent)}
         done = subprocess.run(
@@ -75,9 +75,12 @@ class Copy:
         """That of a process of the copy: its modules come first, in Spark's workers too."""
         return {**os.environ, **given, "PYTHONPATH": str(self.root)}
 
-    def run(self, commands: Sequence[str], given: Mapping[str, str]) -> str:
-        """Run `pagoda …` commands one after the other in one process; what they print as data."""
-        return self.python(_RUN, given, json.dumps(list(commands)))
+    def run(self, commands: Sequence[str], given: Mapping[str, str], *, first: str = "") -> str:
+        """Run `pagoda …` commands one after the other in one process; what they print as data.
+
+        `first` is Python code to run before them.
+        """
+        return self.python(first + _RUN, given, json.dumps(list(commands)))
 
     def python(self, code: str, given: Mapping[str, str], *arguments: str) -> str:
         """Run Python code; what it prints."""

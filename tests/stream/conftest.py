@@ -119,8 +119,8 @@ class Jobs:
     settings: Settings
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str) -> None:
-        """Start a job unless it runs; wait until it really consumes."""
+    def start(self, name: str, *, root: Path = PROJECT_ROOT) -> None:
+        """Start a job of a checkout unless it runs; wait until it really consumes."""
         if name in self.running:
             return
         job, _, instance = name.partition("-")
@@ -130,8 +130,8 @@ class Jobs:
                     *(sys.executable, "-m", f"jobs.stream.{job}"),
                     *(("--instance", instance) if instance else ()),
                 ],
-                cwd=PROJECT_ROOT,
-                env=environment(self.settings),
+                cwd=root,
+                env={**environment(self.settings), "PYTHONPATH": str(root)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -13,10 +13,14 @@ from pagoda import dataset as datasets
 from pagoda import lake
 from pagoda.bundle import WEIGHTS, Bundle, Manifest, Request, read_manifest
 from pagoda.errors import InputError, NothingToDo
+from pagoda.features import USER_DAY, USER_STATS, Service, View
 from pagoda.schemas import EVENTS, SEARCHES
 from pagoda.settings import Settings
+from pagoda.statistics import Statistic
+from pagoda.windows import WindowSpec
 from tests.training import toy
 from tests.training.shop import FIRST, LAST, TEST, bought, line, smoke, write
+from training import rows
 from training import train as training
 from training.evaluate import judge_bundle
 from training.inputs import plan
@@ -109,3 +113,42 @@ def test_a_bundle_is_judged_as_it_is_served_with_the_metrics_it_says(
 ) -> None:
     bundle = Bundle.load(trained)
     assert judge_bundle(built, bundle, session=spark) == bundle.manifest.metrics
+
+
+def test_days_built_without_what_the_model_reads_are_named_with_the_command(
+    built: Settings,
+) -> None:
+    """A column that the view gained later, and windows longer than the rows were built for."""
+    collects = Statistic(aggregation="count", of=("collect",), days=7)
+    grown = replace(
+        USER_STATS,
+        columns={**USER_STATS.columns, "collects_7d": collects.type},
+        statistics={**USER_STATS.statistics, "collects_7d": collects},
+    )
+    span = smoke(built).whole
+
+    def service(view: View) -> Service:
+        return Service(name="some", description="", views=(USER_DAY, view))
+
+    rows.require_built(built, service(USER_STATS.only("buys_30d")), span, WindowSpec())
+    with pytest.raises(InputError) as refused:
+        rows.require_built(
+            built, service(grown.only("buys_30d", "collects_7d")), span, WindowSpec(queries=21)
+        )
+    days = f"rows of {span.days} days, {span.first} to {LAST}, were built for other features"
+    assert refused.value.problems == [
+        f"user_day: {days}: queries 21, rows hold 20",
+        f"user_stats: {days}: collects_7d: expected int64, count of collect over 7 days, "
+        "found no such column",
+    ]
+    assert f"features build --from {span.first} --to {LAST}" in str(refused.value)
+
+
+def test_a_recipe_whose_windows_rows_do_not_hold_is_refused(shop: Settings) -> None:
+    greedy = replace(recipe("smoke"), windows=WindowSpec(real_time=200, recent_days=12))
+    with pytest.raises(InputError, match="recipe smoke") as refused:
+        plan(greedy, datasets.load(shop), "test")
+    assert refused.value.problems == [
+        "recent_days 12, rows hold 10",
+        "clicks 300, rows hold 150",
+    ]
