@@ -166,7 +166,7 @@ def _rejected(route: Route, row: dict[str, Any]) -> RejectedRecord:
         partition=row["partition"],
         offset=row["offset"],
         rejected=Rejected(reason=row["reason"], raw=row["raw"]),
-        taken_ms=round(row["ingested_at"].timestamp() * 1000),
+        taken_ms=round(row["taken_at"].timestamp() * 1000),
     )
 
 

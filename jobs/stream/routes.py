@@ -22,18 +22,20 @@ from pagoda.messages import (
     decode_item,
     decode_search,
 )
-from pagoda.schemas import EVENTS, ITEMS, SEARCHES, Table
+from pagoda.schemas import EVENTS, ITEMS, SEARCHES, TS, Table
 from pagoda.settings import Kafka
 
 Message = Event | Search | ItemUpdate
 _TIMES = {"ts", "updated_at"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Beside the table's columns: where the record lies, and for a bad one why, with its bytes.
+# Beside the table's columns: where the record lies, and for a bad one why, its bytes, and when it
+# came: not every table has a column for that.
 _RECORD = [
     pa.field("partition", pa.int32()),
     pa.field("offset", pa.int64()),
     pa.field("reason", pa.string()),
     pa.field("raw", pa.binary()),
+    pa.field("taken_at", TS),
 ]
 
 
@@ -67,7 +69,7 @@ class Route:
         place = {"partition": partition, "offset": offset}
         message = self.decode(record["value"], now_ms=int(taken.timestamp() * 1000))
         if isinstance(message, Rejected):
-            return {**place, "reason": message.reason, "raw": message.raw, "ingested_at": taken}
+            return {**place, "reason": message.reason, "raw": message.raw, "taken_at": taken}
         return {
             **place,
             **_columns(self.table, message),

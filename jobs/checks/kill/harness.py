@@ -177,10 +177,9 @@ def summary(run: Run, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "done": len(rounds),
         "kills": sum(each["kills"] for each in rounds),
         "kinds": kinds,
+        "notes": [{**_head(each), "note": each["note"]} for each in rounds if each["note"]],
         "differences": [
-            {"round": each["number"], "kind": each["kind"], "instant": each["instant"], **found}
-            for each in rounds
-            for found in each["differences"]
+            {**_head(each), **found} for each in rounds for found in each["differences"]
         ],
     }
 
@@ -202,6 +201,9 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines += ["", "| kind | instant | rounds |", "|---|---|---|"]
     for kind, of in report["kinds"].items():
         lines += [f"| {kind} | {instant} | {n} |" for instant, n in of["instants"].items()]
+    if report["notes"]:
+        lines += ["", "| round | kind | instant | note |", "|---|---|---|---|"]
+        lines += ["| {round} | {kind} | {instant} | {note} |".format(**n) for n in report["notes"]]
     for each in report["differences"]:
         lines += ["", f"* round {each['round']}, {each['kind']} {each['instant']}: {each['where']}"]
         lines += [f"  {each['key']}: expected {each['expected']}, found {each['found']}"]
@@ -216,6 +218,10 @@ def _round(each: Round, attempt: str, private: World, ledger: Ledger) -> Outcome
     if each.kind in ("batch", "materialise"):
         return batches.run(each, attempt, private, ledger)
     return streams.run(each, attempt, private, ledger)
+
+
+def _head(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"round": entry["number"], "kind": entry["kind"], "instant": entry["instant"]}
 
 
 def _run_of(head: dict[str, Any]) -> Run:
