@@ -163,7 +163,7 @@ def test_what_was_served_equals_its_training_row_and_an_altered_sample_does_not(
         in_flight_s=IN_FLIGHT_S,
         say=print,
     )
-    assert report.skipped == {"in_flight": [f"busy-{user}" for user in moving]}
+    assert report.skipped == {"in_flight": [f"busy-{user}" for user in moving], "robots": []}
     assert report.compared == 2 * len(users) - len(moving) + 2
     assert report.elements > 10 * report.compared
     found = {
