@@ -28,7 +28,16 @@ from pagoda.settings import Settings
 NO_BRAND = -1
 _TITLE_WORDS = 3
 _MOST_CHARS = 200  # of a query: nobody types more
-_COLUMNS = ("item_id", "title", "brand", "leaf_category", "category", "first_category", "price")
+_COLUMNS = (
+    "item_id",
+    "title",
+    "brand",
+    "leaf_category",
+    "category",
+    "first_category",
+    "shop",
+    "price",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,29 +82,30 @@ class Catalogue:
 
 
 def read(settings: Settings) -> Catalogue:
-    """What the lake's catalogue holds. Raises: NothingToDo if it is empty."""
-    rows = lake.open_table(settings, ITEMS).scan().to_arrow()
-    if not rows.num_rows:
-        raise NothingToDo(
-            "there is no catalogue to shop in",
-            where=f"lake of {settings.home}",
-            next_step="Import one: `pagoda import completejourney`, or `pagoda import files`.",
-        )
-    return of_rows(rows)
+    """The lake's catalogue. Raises: NothingToDo if nothing can be shown."""
+    return of_rows(lake.open_table(settings, ITEMS).scan().to_arrow())
 
 
 def of_rows(rows: pa.Table) -> Catalogue:
-    """A catalogue of rows with the columns of `schemas.ITEMS`; items out of stock are left out."""
-    names = pl.from_arrow(rows.select([*_COLUMNS, "item_key", "in_stock"]))
-    assert isinstance(names, pl.DataFrame)
+    """A catalogue of rows with the columns of `schemas.ITEMS`; items out of stock are left out.
+
+    Raises: NothingToDo if no item is left.
+    """
     frame = (
-        names.with_row_index("row")
+        pl.DataFrame(rows.select([*_COLUMNS, "item_key", "in_stock"]))
+        .with_row_index("row")
         .with_columns(
             shelf_name=pl.coalesce("leaf_category", "category", "first_category", pl.lit(""))
         )
         .filter(pl.col("in_stock").fill_null(value=True))
         .sort("shelf_name", "item_key")
     )
+    if frame.is_empty():
+        raise NothingToDo(
+            "the catalogue holds nothing to show",
+            found=f"{rows.num_rows} items, none in stock",
+            next_step="Import one: `pagoda import completejourney`, or `pagoda import files`.",
+        )
     rank = (pl.col("price").rank("average") - 0.5) / pl.col("price").count()
     coded = frame.select(
         shelf=pl.col("shelf_name").rle_id().cast(pl.Int64),

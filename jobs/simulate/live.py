@@ -136,7 +136,7 @@ def send(
         pass  # what was handed over still counts
     outlet.close()
     sent.seconds = round(clock.passed_s, 2)
-    sent.rate = round(clock.taken / max(clock.passed_s, 1e-9), 1)
+    sent.rate = round((sent.events + sent.searches) / max(clock.passed_s, 1e-9), 1)
     return sent
 
 
@@ -172,13 +172,17 @@ class Clock:
 
 
 def rounds(simulation: Simulation, catalogue: Catalogue, at_once: int) -> Iterator[Made]:
-    """Visits for ever: everybody's first, some users at a time, then everybody's second."""
-    number = 0
+    """Visits for ever, `at_once` users at a time: everybody's first, then everybody's second."""
+    come = 0
     while True:
-        for first in range(0, simulation.users, at_once):
-            user = np.arange(first, min(first + at_once, simulation.users))
-            yield _round(simulation, catalogue, user, number)
-        number += 1
+        parts, missing = [], at_once
+        while missing:  # the last ones of a visit and the first ones of the next are together
+            number, first = divmod(come, simulation.users)
+            last = min(first + missing, simulation.users)
+            parts.append(_round(simulation, catalogue, np.arange(first, last), number))
+            come += last - first
+            missing -= last - first
+        yield Made.together(parts)
 
 
 def _round(

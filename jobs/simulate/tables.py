@@ -9,8 +9,8 @@ Times are epoch milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -74,6 +74,16 @@ class Made:
     events: pa.Table
     searches: pa.Table
     impressions: pa.Table
+
+    @classmethod
+    def together(cls, parts: Sequence[Made]) -> Made:
+        """What several groups of users do."""
+        return cls(
+            **{
+                field.name: pa.concat_tables([getattr(part, field.name) for part in parts])
+                for field in fields(cls)
+            }
+        )
 
 
 def of_day(

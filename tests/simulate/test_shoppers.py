@@ -8,18 +8,23 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.simulate import catalogue as catalogues
 from jobs.simulate import tastes, visits
 from jobs.simulate.behaviour import Behaviour, Simulation
 from jobs.simulate.catalogue import Catalogue
-from pagoda.errors import InputError
+from pagoda.errors import InputError, NothingToDo
 from pagoda.messages import Event, Search, decode_event, decode_search, encode
+from pagoda.schemas import ITEMS
 from pagoda.windows import DAY_MS
-from tests.simulate.conftest import PER_SHELF, SHELVES, World, world_of
+from tests.simulate.conftest import PER_SHELF, SHELVES, World, item_rows, world_of
 
+NO_TEXTS = dict.fromkeys(("title", "brand", "leaf_category", "category", "first_category"))
 SMALL = Simulation(seed=2, users=300, days=2, behaviour=Behaviour(robots=0.05))
 
 
@@ -306,6 +311,23 @@ def test_impossible_options_are_refused_all_at_once() -> None:
         Simulation(seed=-1, users=0, days=0)
     for name in ("--seed", "--users", "--days"):
         assert name in str(refused.value)
+
+
+def test_a_catalogue_without_anything_to_show_is_refused() -> None:
+    sold_out = item_rows().filter(pc.field("in_stock") == False)  # noqa: E712
+    assert len(sold_out)
+    for rows in (sold_out, sold_out.slice(0, 0)):
+        with pytest.raises(NothingToDo, match="nothing to show"):
+            catalogues.of_rows(rows)
+
+
+@pytest.mark.parametrize("texts", [{}, {"title": "...", "leaf_category": "!?"}, {"brand": "12"}])
+def test_items_without_words_can_be_searched_all_the_same(texts: dict[str, str]) -> None:
+    rows = [row | NO_TEXTS | texts for row in item_rows().to_pylist()]
+    bare = catalogues.of_rows(pa.Table.from_pylist(rows, schema=ITEMS.schema))
+    searches = world_of(SMALL, bare).searches
+    assert len(searches) > 100
+    assert searches["query"].str.strip_chars().str.len_chars().min() > 0
 
 
 def test_days_are_counted_from_the_first(catalogue: Catalogue) -> None:

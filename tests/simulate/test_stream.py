@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -219,6 +219,19 @@ def test_as_many_shoppers_are_in_the_shop_as_the_rate_needs(catalogue: Catalogue
     few = live.Crowd.of(Simulation(seed=1, users=many.at_once // 2), catalogue, plan)
     assert few.at_once == many.at_once // 2
     assert few.pace == pytest.approx(2, rel=0.3)
+
+
+def test_every_round_has_as_many_shoppers_and_nobody_is_left_out(catalogue: Catalogue) -> None:
+    simulation = Simulation(seed=1, users=50)
+    made = live.rounds(simulation, catalogue, at_once=35)
+    visited: Counter[str] = Counter()
+    for _ in range(10):
+        searches = next(made).searches
+        users = set(searches["user_id"].to_pylist())
+        assert len(users) == 35
+        visited.update(users)
+    assert set(visited.values()) == {7}
+    assert searches["search_id"].to_pylist()[0] == "sim-1-u15-d6-0"
 
 
 def test_messages_hold_what_every_other_client_sends(catalogue: Catalogue) -> None:
