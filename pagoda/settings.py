@@ -89,7 +89,6 @@ class Robots(_Part):
         events_per_item: of these with one and the same item.
         acts_per_hour: different moments of searching, clicking, collecting and carting within an
             hour of the clock.
-        active_hours: hours of the clock with any such moment.
         quick_ms, quick_acts: how soon after the one before a moment is too quick for a hand, and
             how many of those are no accident.
         clicked_share, clicked_items: the share of the items shown that were clicked, once it is
@@ -99,7 +98,6 @@ class Robots(_Part):
     events_per_day: int = Field(default=1_000, ge=1)
     events_per_item: int = Field(default=30, ge=1)
     acts_per_hour: int = Field(default=300, ge=1)
-    active_hours: int = Field(default=20, ge=1)
     quick_ms: int = Field(default=200, ge=0)
     quick_acts: int = Field(default=20, ge=0)
     clicked_share: float = Field(default=0.9, ge=0, le=1)

@@ -41,7 +41,6 @@ RULES = (
     Rule(name="events_per_day", value="events"),
     Rule(name="events_per_item", value="events_of_one_item"),
     Rule(name="acts_per_hour", value="acts_of_one_hour"),
-    Rule(name="active_hours", value="hours"),
     Rule(name="quick_acts", value="quick_acts"),
     Rule(
         name="clicked_share",
@@ -73,7 +72,7 @@ hours AS (
   FROM paced GROUP BY user_key, day, hour
 ),
 acts AS (
-  SELECT user_key, day, count(*) AS hours, max(acts) AS acts_of_one_hour, sum(quick) AS quick_acts
+  SELECT user_key, day, max(acts) AS acts_of_one_hour, sum(quick) AS quick_acts
   FROM hours GROUP BY user_key, day
 ),
 items AS (

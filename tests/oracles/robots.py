@@ -46,7 +46,6 @@ def _measures(
         "events_per_day": len(events),
         "events_per_item": max(Counter(what for what, _ in events).values(), default=0),
         "acts_per_hour": max(hours.values(), default=0),
-        "active_hours": len(hours),
         "quick_acts": quick,
         "clicked_share": share,
     }

@@ -21,7 +21,7 @@ from jobs.stream import readiness
 from pagoda import lake, store, topics
 from pagoda.publisher import open_producer
 from pagoda.schemas import Table
-from pagoda.settings import PROJECT_ROOT, Lake, Settings, Stream
+from pagoda.settings import PROJECT_ROOT, Lake, Robots, Settings, Stream
 
 _START_S = 180.0
 MakeHome = Callable[[str], Settings]
@@ -54,6 +54,8 @@ def make_home(
                 "redis": redis_server.redis,
                 "kafka": kafka,
                 "stream": Stream(metrics_port=0, landing_trigger_s=1, rewind_s=5, session_s=6),
+                # A few users make all the load, for as long as a slow machine needs.
+                "robots": Robots(events_per_item=100_000, acts_per_hour=100_000),
             }
         )
         topics.ensure(made)
