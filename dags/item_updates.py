@@ -13,12 +13,12 @@ from wiring import DEFAULTS
 DOC = """
 ### item_updates
 
-New and changed items are found in the live collection within some 15 seconds. The triggerer watches
-the topic; a burst of messages starts one run, which waits until they have landed in the lake, and then
-writes what the live collection lacks. Nothing else needs to know what has changed, so a run that comes
-late, twice or for nothing does no harm: every ten minutes one looks whether anything was missed.
+New and changed items are found in the live collection within 30 seconds. The triggerer watches the
+topic; a burst of messages starts one run, which waits until they have landed in the lake and then
+writes what the live collection lacks. A run compares contents, so one that comes late, twice or for
+nothing does no harm; every ten minutes one looks whether anything was missed.
 
-A full rebuild may be under way: see `docs/serving.md`.
+A full rebuild may be under way: it goes live with all updates (`docs/serving.md`).
 """
 
 ITEM_UPDATES = Asset(

@@ -75,7 +75,7 @@ def main(
             highlight=False,
         )
     if late:
-        raise DependencyDown("landing", str(late), next_step=late.next_step)
+        raise DependencyDown("landing", f"{late.what}: {late.found}", next_step=late.next_step)
 
 
 def update(settings: Settings, *, loaded: Bundle | None = None) -> Report:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jobs.simulate.cli import simulate
 from jobs.stream import landing, sequences
 from jobs.stream import rebuild as rebuilding
+from jobs.stream.item import item
 from jobs.stream.replay import Replay, play, recorded
 from jobs.stream.replay import send as send_message
 from jobs.stream.retry import retry
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command()(sequences.sequences)
 app.command()(landing.landing)
 app.command()(simulate)
+app.command()(item)
 
 _REASONS = 10
 _WAIT_S = 30.0

@@ -19,7 +19,7 @@ from kafka.errors import KafkaError
 
 from pagoda import lake
 from pagoda.errors import DependencyDown, InputError, NothingToDo
-from pagoda.messages import Event, Search, encode, record_key
+from pagoda.messages import Event, ItemUpdate, Search, encode, record_key
 from pagoda.schemas import EVENTS, SEARCHES, Table
 from pagoda.settings import Settings
 
@@ -125,7 +125,9 @@ def play(
     )
 
 
-def send(settings: Settings, producer: KafkaProducer, message: Event | Search) -> tuple[int, int]:
+def send(
+    settings: Settings, producer: KafkaProducer, message: Event | Search | ItemUpdate
+) -> tuple[int, int]:
     """Send one message; returns its partition and offset. Raises: DependencyDown."""
     try:
         sent = _send(producer, settings, message).get(timeout=_FLUSH_S)
@@ -134,11 +136,17 @@ def send(settings: Settings, producer: KafkaProducer, message: Event | Search) -
     return sent.partition, sent.offset
 
 
-def _send(producer: KafkaProducer, settings: Settings, message: Event | Search) -> Any:
+def _send(producer: KafkaProducer, settings: Settings, message: Event | Search | ItemUpdate) -> Any:
     kafka = settings.kafka
-    topic = kafka.events_topic if isinstance(message, Event) else kafka.searches_topic
+    topic_of = {
+        Event: kafka.events_topic,
+        Search: kafka.searches_topic,
+        ItemUpdate: kafka.items_topic,
+    }
     try:
-        return producer.send(topic, key=record_key(message), value=encode(message))
+        return producer.send(
+            topic_of[type(message)], key=record_key(message), value=encode(message)
+        )
     except KafkaError as error:
         raise DependencyDown("kafka", repr(error)) from error
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pagoda.bursts import worth_a_run
 from pagoda.settings import PROJECT_ROOT
 from pagoda.stages import CHECKS, STAGES, UPKEEP
 
@@ -57,6 +58,7 @@ def test_the_assets_chain_the_dags_from_import_to_index(bag: dict[str, Any]) -> 
         "features": ["features"],
         "train": ["bundle"],
         "index": ["index"],
+        "item_updates": [],
         "parity": [],
         "quality": [],
         "maintenance": [],
@@ -66,17 +68,19 @@ def test_the_assets_chain_the_dags_from_import_to_index(bag: dict[str, Any]) -> 
         "features": ["imported"],
         "train": ["features"],
         "index": ["bundle"],
+        "item_updates": ["item-updates"],
         "parity": ["features"],
         "quality": ["features"],
         "maintenance": [],
     }
 
 
-def test_features_their_checks_and_maintenance_run_daily_by_the_clock_and_never_catch_up(
+def test_daily_runs_go_by_the_clock_and_missed_items_are_looked_for(
     bag: dict[str, Any],
 ) -> None:
     assert {name: dag["cron"] for name, dag in bag["dags"].items() if dag["cron"]} == {
         "features": "0 0 * * *",
+        "item_updates": "*/10 * * * *",
         "parity": "0 6 * * *",
         "quality": "0 6 * * *",
         "maintenance": "0 3 * * *",
@@ -117,6 +121,17 @@ def test_checks_let_training_go_first(bag: dict[str, Any]) -> None:
 def test_features_build_then_apply_then_materialise(bag: dict[str, Any]) -> None:
     tasks = {task["id"]: task["upstream"] for task in bag["dags"]["features"]["tasks"]}
     assert tasks == {"build": [], "apply": ["build"], "materialise": ["apply"]}
+
+
+def test_only_item_updates_watch_kafka_and_start_one_run_at_a_time(bag: dict[str, Any]) -> None:
+    (watched,) = bag["dags"]["item_updates"]["watches"]
+    assert watched["class"].endswith("kafka.triggers.await_message.AwaitMessageTrigger")
+    assert watched["topics"] == ["item-updates"]
+    assert watched["kafka_config_id"] == "pagoda_kafka"
+    assert watched["apply_function"] == f"{worth_a_run.__module__}.{worth_a_run.__name__}"
+    assert watched["commit_offset"], "or what came while nobody listened would be forgotten"
+    assert bag["dags"]["item_updates"]["max_active_runs"] == 1
+    assert not any(dag["watches"] for name, dag in bag["dags"].items() if name != "item_updates")
 
 
 def test_the_list_of_stages_names_the_dag_that_runs_each(bag: dict[str, Any]) -> None:
