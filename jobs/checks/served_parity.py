@@ -31,7 +31,7 @@ import polars as pl
 from jobs.checks import known
 from jobs.checks.known import time_of
 from jobs.checks.offline_side import late_for
-from jobs.checks.online_side import Observation, windows_of
+from jobs.checks.online_side import Observation, observation
 from jobs.checks.parity import TIMEOUT_S, Report, compare
 from jobs.checks.positions import Positions
 from pagoda import dataset, lake, topics
@@ -44,6 +44,7 @@ from pagoda.windows import DAY_MS, WindowSpec
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_NOT_SAID = -1  # the batch row's day, in a sample that did not keep it
 _MIDNIGHT = pl.col("t_ms") // DAY_MS * DAY_MS
 
 
@@ -177,21 +178,15 @@ def incomparable(
     return reasons
 
 
-_NOT_SAID = -1
-
-
 def _seen(row: dict[str, Any], spec: WindowSpec) -> Observation:
     rows = orjson.loads(row["features"])
     day = rows.get(USER_DAY.name)
-    return Observation(
-        user_key=row["user_key"],
-        t_ms=row["t_ms"],
-        windows=windows_of(
-            {name: rows.get(name) for name in (USER_DAY.name, USER_INTRADAY.name)},
-            row["t_ms"],
-            spec,
-        ),
+    return observation(
+        row["user_key"],
+        row["t_ms"],
+        {name: rows.get(name) for name in (USER_DAY.name, USER_INTRADAY.name)},
         day_from_ms=day.get("valid_from_ms", _NOT_SAID) if day else None,
+        spec=spec,
         request=row["search_id"],
     )
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.checks.explain import REASONS, Difference, Pair, explain
-from jobs.checks.online_side import Observation
+from jobs.checks.online_side import Observation, observation
 from pagoda import lake
 from pagoda.ids import key_of
 from pagoda.schemas import EVENTS, SEARCHES
@@ -171,6 +171,13 @@ def test_a_damaged_row_is_one_difference(explained: Explain) -> None:
     (found,) = explained([EARLIER], None, windows(EARLIER), damage="the row cannot be decoded: …")
     assert (found.user, found.window, found.why) == ("anna", "all", "damaged_row")
     assert "decoded" in str(found.value)
+
+
+def test_lists_of_different_lengths_are_damage() -> None:
+    row = {"click_ts": [T - HOUR], "click_events": [1, 2], "click_items": [3]}
+    seen = observation(USER, T, {"user_day": row}, day_from_ms=MIDNIGHT, spec=SPEC)
+    assert seen.windows is None
+    assert "differ in length" in seen.damage
 
 
 def test_logs_can_leave_queries_out(tmp_path: Path) -> None:
