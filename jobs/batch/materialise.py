@@ -3,8 +3,8 @@
     user_day, user_stats, item_stats, item_profile -> online store
 
 Valid at a moment are rows no younger than it and no older than their view's TTL; the newest
-version of the newest row of each entity is written. `user_intraday` is the stream's alone. A rerun
-writes the same values again.
+version of the newest row of each entity is written, and rows of entities that have none are taken
+out. `user_intraday` is the stream's alone. A rerun writes the same values again.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 from redis import Redis
 from redis.exceptions import RedisError
 
+from jobs.batch.withdraw import withdraw
 from pagoda import faults, features, lake, settings, spark, store
 from pagoda.console import emit_table, people, run
 from pagoda.errors import DependencyDown, NothingToDo
 from pagoda.features import View
+from pagoda.sequences import Int64s
 from pagoda.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,21 +96,30 @@ def _materialise(
     valid = session.table(lake.spark_name(loaded, view.table)).where(
         sf.col("event_timestamp").between(sf.lit(since), sf.lit(at))
     )
-    entities = valid.select(view.entity).distinct().count()
-    if entities:
-        people.print(f"{view.name}: {entities} entities")
+    entities = _entities(valid, view)
+    withdrawn = 0
+    if len(entities):
+        people.print(f"{view.name}: {len(entities)} entities")
         with redirect_stdout(sys.stderr):  # Feast prints; stdout is for data
             try:
                 feature_store.materialize(since, at, feature_views=[view.name])
             except Exception:
                 _require_redis(loaded)  # it was the workers that could not write
                 raise
+        withdrawn = withdraw(loaded, view, entities)
     faults.point(f"materialise.{view.name}")
     return {
         "view": view.name,
-        "entities": entities,
+        "entities": len(entities),
+        "withdrawn": withdrawn,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _entities(valid: DataFrame, view: View) -> Int64s:
+    """Who has a valid row, sorted; 8 bytes each."""
+    distinct = valid.select(view.entity).distinct().toArrow()
+    return np.sort(distinct[view.entity].to_numpy())
 
 
 def _require_redis(loaded: Settings) -> None:

@@ -17,10 +17,12 @@ from pyspark.sql import SparkSession
 from jobs.batch import build, history, item_stats
 from jobs.batch.build import Days
 from jobs.batch.materialise import materialise
-from pagoda import features, lake, store
+from pagoda import features, lake, online_layout, store
 from pagoda.errors import NothingToDo
 from pagoda.features import View
 from pagoda.ids import key_of
+from pagoda.online import OnlineReader, connect
+from pagoda.online_layout import StampedRow
 from pagoda.settings import Settings
 from pagoda.statistics import Statistic
 from pagoda.windows import WindowSpec
@@ -210,6 +212,34 @@ def test_what_is_materialised_is_read_back_through_feast(
             for column in view.columns:
                 expected = rows[key][column]
                 assert (online[column][position] or None) == (expected or None), column
+
+
+@pytest.mark.servers
+def test_rows_of_those_whom_the_lake_has_forgotten_are_taken_out(
+    spark: SparkSession, built: Built, redis_server: Settings
+) -> None:
+    settings = with_redis(built.settings, redis_server)
+    gone = key_of("user", "left the shop")
+    client = connect(settings)
+    row = StampedRow(
+        valid_from_ms=int(datetime(LAST.year, LAST.month, LAST.day, tzinfo=UTC).timestamp() * 1000),
+        values={name: [] for name in features.USER_DAY.columns},
+    )
+    held = online_layout.encode(features.USER_DAY, row)
+    key = online_layout.Keys("user_key").of(gone)
+    client.hset(key, mapping=dict(zip(online_layout.fields(features.USER_DAY), held, strict=True)))
+    stream_stamp = online_layout.stamp_field(features.USER_INTRADAY)
+    client.hset(key, stream_stamp, held[-1])
+
+    at = datetime(LAST.year, LAST.month, LAST.day, 12, tzinfo=UTC)
+    (summary,) = materialise(spark, settings, at=at, views=[features.USER_DAY])
+
+    assert summary["withdrawn"] >= 1
+    assert set(client.hgetall(key)) == {stream_stamp}
+    reader = OnlineReader(settings, features.SEQUENCES_V1, client=client)
+    someone = next(iter(newest_valid(settings, features.USER_DAY, at)))
+    assert reader.read_stamped([someone])[0]["user_day"] is not None
+    client.delete(key)
 
 
 def newest_valid(settings: Settings, view: View, at: datetime) -> dict[int, dict[str, Any]]:
