@@ -98,7 +98,7 @@ def test_files_are_joined_history_ends_and_what_a_tag_holds_stays(
         append(settings, [f"small{number}"])
     old = orphan(settings, SEARCHES, "old.parquet", hours_old=80)
     young = orphan(settings, SEARCHES, "young.parquet", hours_old=1)
-    later = NOW + timedelta(minutes=1)
+    later = datetime.now(UTC) + timedelta(minutes=1)
 
     todo = due(settings, SEARCHES, now=later)
     assert (todo.rows_beyond_retention, todo.small_files) == (1, 7)
