@@ -122,7 +122,7 @@ def differences(one: Path, other: Path, columns: Sequence[str], keys: Sequence[s
     side = f"""
       SELECT {named}, hash, row_number() OVER (PARTITION BY {named} ORDER BY hash) AS nth
       FROM (SELECT {named}, hash({", ".join(columns)}) AS hash FROM read_parquet(?))
-    """
+    """  # noqa: S608
     with duckdb.connect(config={"threads": len(os.sched_getaffinity(0))}) as connection:
         found = connection.execute(
             f"""
