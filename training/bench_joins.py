@@ -45,7 +45,8 @@ def main(name: str, requests: Path, to: Path) -> None:
 def by_feast(loaded: Settings, requests: Path, to: Path, *, own: bool) -> None:
     """Feast's `get_historical_features`, by Pagoda's plan or by Feast's own."""
     if not own:
-        asof.AsOfOfflineStore.get_historical_features = SparkOfflineStore.get_historical_features
+        theirs = staticmethod(SparkOfflineStore.get_historical_features)
+        asof.AsOfOfflineStore.get_historical_features = theirs
     asked = pl.read_parquet(requests)
     with spark.session(loaded, "bench pit") as session, measured():
         rows.fetch(loaded, SERVICE, asked, to.parent, session=session)
@@ -62,7 +63,9 @@ def by_duckdb(loaded: Settings, requests: Path, to: Path) -> None:
     joins, columns, files = "", "", {}
     for view in SERVICE.views:
         files[view.name] = _files(loaded, view)
-        valid = f"epoch_ms({view.name}.event_timestamp) >= at - {(view.ttl_days or 0) * DAY_MS}"
+        valid = (
+            f"epoch_ms({view.name}.event_timestamp) >= asked_ms - {(view.ttl_days or 0) * DAY_MS}"
+        )
         for column in view.columns:
             name = f"{view.name}__{column}"
             columns += f", CASE WHEN {valid} THEN {view.name}.{column} END AS {name}"
@@ -79,7 +82,8 @@ def by_duckdb(loaded: Settings, requests: Path, to: Path) -> None:
             QUALIFY row_number() OVER (
               PARTITION BY user_key, known ORDER BY event_timestamp DESC, created DESC
             ) = 1
-          ) AS {view.name} ON asked.user_key = {view.name}.user_key AND at >= {view.name}.known
+          ) AS {view.name}
+          ON asked.user_key = {view.name}.user_key AND asked_ms >= {view.name}.known
         """  # noqa: S608
     with duckdb.connect(config=config) as connection, measured(memory_limit=MEMORY_LIMIT):
         connection.execute("SET TimeZone = 'UTC'")
@@ -87,7 +91,7 @@ def by_duckdb(loaded: Settings, requests: Path, to: Path) -> None:
             f"""
             COPY (
               SELECT asked.user_key, asked.t_ms {columns}
-              FROM (SELECT *, t_ms - 1 AS at FROM read_parquet($requests)) AS asked {joins}
+              FROM (SELECT *, t_ms - 1 AS asked_ms FROM read_parquet($requests)) AS asked {joins}
             ) TO '{to}' (FORMAT parquet, COMPRESSION snappy, PER_THREAD_OUTPUT)
             """,  # noqa: S608
             {"requests": str(requests), **files},
