@@ -25,7 +25,7 @@ from training.bench_joins import NAMES
 
 _GB_PER_MILLION = 3.0  # the lake, and four contestants' rows
 _GOAL_RATIO = 5.0
-_COMPARED = ["user_key", "t_ms"] + [
+COMPARED = ["user_key", "t_ms"] + [
     f"{view.name}__{column}" for view in bench_rows.SERVICE.views for column in view.columns
 ]
 
@@ -83,7 +83,7 @@ def contest(
     )
     for name in NAMES[1:]:
         found = differences(
-            _folder(home, NAMES[0]), _folder(home, name), _COMPARED, ("user_key", "t_ms")
+            _folder(home, NAMES[0]), _folder(home, name), COMPARED, ("user_key", "t_ms")
         )
         if found:
             raise CheckFailed(f"rows of {NAMES[0]} and {name} differ", problems=found)

@@ -10,14 +10,18 @@ first drop every row that a newer one had overtaken before it was known.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import duckdb
 import polars as pl
 import typer
 from feast.infra.offline_stores.contrib.spark_offline_store.spark import SparkOfflineStore
+from pyspark.sql import SparkSession
 
-from pagoda import asof, lake, settings, spark
+from pagoda import lake, settings, spark
+from pagoda.asof import AsOfOfflineStore
 from pagoda.console import run
 from pagoda.contest import measured
 from pagoda.features import View
@@ -42,14 +46,30 @@ def main(name: str, requests: Path, to: Path) -> None:
         {"duckdb": by_duckdb, "polars": by_polars}[name](loaded, requests, to)
 
 
-def by_feast(loaded: Settings, requests: Path, to: Path, *, own: bool) -> None:
+def by_feast(
+    loaded: Settings,
+    requests: Path,
+    to: Path,
+    *,
+    own: bool,
+    session: SparkSession | None = None,
+) -> None:
     """Feast's `get_historical_features`, by Pagoda's plan or by Feast's own."""
-    if not own:
-        theirs = staticmethod(SparkOfflineStore.get_historical_features)
-        asof.AsOfOfflineStore.get_historical_features = theirs
     asked = pl.read_parquet(requests)
-    with spark.session(loaded, "bench pit") as session, measured():
-        rows.fetch(loaded, SERVICE, asked, to.parent, session=session)
+    given = nullcontext(session) if session else spark.session(loaded, "bench pit")
+    with given as used, nullcontext() if own else _feasts_plan(), measured():
+        rows.fetch(loaded, SERVICE, asked, to.parent, session=used)
+
+
+@contextmanager
+def _feasts_plan() -> Iterator[None]:
+    """Within the block Feast's Spark store works as it does without Pagoda."""
+    name, ours = "get_historical_features", AsOfOfflineStore.__dict__["get_historical_features"]
+    setattr(AsOfOfflineStore, name, staticmethod(getattr(SparkOfflineStore, name)))
+    try:
+        yield
+    finally:
+        setattr(AsOfOfflineStore, name, ours)
 
 
 def by_duckdb(loaded: Settings, requests: Path, to: Path) -> None:

@@ -35,20 +35,20 @@ _QUERIES = [f"words of query {number}" for number in range(1_000)]
 Int64s = npt.NDArray[np.int64]
 
 
-def fill(settings: Settings, *, rows: int, seed: int) -> dict[str, int]:
+def fill(settings: Settings, *, rows: int, seed: int, days: int = DAYS) -> dict[str, int]:
     """Write about so many rows in all, if the lake is empty. Returns: how many each view has."""
     lake.create_all(settings)
     if not _count(settings, SERVICE.views[0]):
         dice = np.random.default_rng(seed)
-        users = np.sort(dice.integers(1, 2**62, max(1, rows // (len(SERVICE.views) * DAYS))))
+        users = np.sort(dice.integers(1, 2**62, max(1, rows // (len(SERVICE.views) * days))))
         for view in SERVICE.views:
             table = lake.open_table(settings, view.table)
-            for day in range(DAYS):
+            for day in range(days):
                 table.append(_of_day(view, users, (_FIRST + day) * DAY_MS, dice))
     return {view.name: _count(settings, view) for view in SERVICE.views}
 
 
-def requests(settings: Settings, *, count: int, seed: int) -> pl.DataFrame:
+def requests(settings: Settings, *, count: int, seed: int, days: int = DAYS) -> pl.DataFrame:
     """Distinct (user_key, t_ms), most of them of few users; some users have no features."""
     dice = np.random.default_rng(seed + 1)
     table = lake.scan(settings, SERVICE.views[0].table).select("user_key").unique().sort("user_key")
@@ -56,7 +56,7 @@ def requests(settings: Settings, *, count: int, seed: int) -> pl.DataFrame:
     chosen = users[np.minimum(dice.zipf(_SKEW, count) - 1, len(users) - 1)]
     unknown = dice.random(count) < 0.01
     chosen[unknown] += 1
-    t_ms = _FIRST * DAY_MS + dice.integers(0, (DAYS + 2) * DAY_MS, count)
+    t_ms = _FIRST * DAY_MS + dice.integers(0, (days + 2) * DAY_MS, count)
     return pl.DataFrame({"user_key": chosen, "t_ms": t_ms}).unique(maintain_order=True)
 
 

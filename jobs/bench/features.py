@@ -28,7 +28,7 @@ from pagoda.settings import Settings
 _GB_PER_MILLION = 0.8  # the lake, and three contestants' rows at a time
 _GOAL_RATIO, _GOAL_GROWTH = 2.5, 1.1
 # Timestamps differ in their Parquet type.
-_COMPARED = [
+COMPARED = [
     f"epoch_us({column})" if column in ("event_timestamp", "created") else column
     for column in features.USER_DAY.row_schema.names
 ]
@@ -87,7 +87,7 @@ def contest(
     costs = interleaved({name: partial(_run, home, name, starts) for name in NAMES}, rounds=rounds)
     for name in NAMES[1:]:
         found = differences(
-            _folder(home, NAMES[0]), _folder(home, name), _COMPARED, ("user_key", "day")
+            _folder(home, NAMES[0]), _folder(home, name), COMPARED, ("user_key", "day")
         )
         if found:
             raise CheckFailed(f"rows of {NAMES[0]} and {name} differ", problems=found)

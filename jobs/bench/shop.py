@@ -9,12 +9,14 @@ are judged by production's rules. A home that holds the events already is taken 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from pyspark.sql import SparkSession
 
 from jobs.batch import robots
 from jobs.imports.run import run_import
@@ -57,8 +59,14 @@ def days() -> list[date]:
     return [FIRST + timedelta(days=each) for each in range(DAYS)]
 
 
-def prepare(settings: Settings, *, events: int, seed: int) -> Shop:
-    """Have about so many simulated events in this home's lake, judged for robots."""
+def prepare(
+    settings: Settings, *, events: int, seed: int, session: SparkSession | None = None
+) -> Shop:
+    """Have about so many simulated events in this home's lake, judged for robots.
+
+    Args:
+        session: for judging; one of its own unless given.
+    """
     said = settings.home / "shop.json"
     if said.exists():
         shop = Shop(**json.loads(said.read_text()))
@@ -71,9 +79,9 @@ def prepare(settings: Settings, *, events: int, seed: int) -> Shop:
     catalogue = catalogues.of_rows(_items(seed))
     run_import(settings, Simulated(simulation, catalogue, impressions=False), replace=True)
     lake.create_all(settings)
-    with spark.session(settings, "robots") as session:
-        robots.judge(session, settings, first=FIRST, last=days()[-1])
-        robot_days = robots.user_days(session, settings, first=FIRST, last=days()[-1])
+    with nullcontext(session) if session else spark.session(settings, "robots") as used:
+        robots.judge(used, settings, first=FIRST, last=days()[-1])
+        robot_days = robots.user_days(used, settings, first=FIRST, last=days()[-1])
     shop = Shop(seed=seed, asked=events, robot_days=robot_days, **_skew(settings))
     said.write_text(json.dumps(asdict(shop)))
     return shop
