@@ -95,7 +95,7 @@ LEFT JOIN {{ view.name }}__taken USING ({{ view.entities | join(", ") }}, entity
 """
 
 
-class AsOfOfflineStoreConfig(feast_spark.SparkOfflineStoreConfig):
+class AsOfOfflineStoreConfig(feast_spark.SparkOfflineStoreConfig):  # type: ignore[misc]
     """Feast looks for it beside the store; nothing is configured beyond Feast's Spark store."""
 
     type: str = "pagoda.asof.AsOfOfflineStore"

@@ -75,7 +75,7 @@ def _feasts_plan() -> Iterator[None]:
 def by_duckdb(loaded: Settings, requests: Path, to: Path) -> None:
     """DuckDB's ASOF join, a view after the other."""
     to.mkdir(parents=True)
-    config = {
+    config: dict[str, str | bool | int | float | list[str]] = {
         "threads": len(os.sched_getaffinity(0)),
         "memory_limit": MEMORY_LIMIT,
         "temp_directory": str(loaded.scratch / "duckdb"),

@@ -60,7 +60,7 @@ def write(settings: Settings, days: list[date], to: Path) -> None:
         "clicks": list(dataset.load(settings).click_actions),
     }
     spill = settings.scratch / "duckdb"
-    config = {
+    config: dict[str, str | bool | int | float | list[str]] = {
         "threads": len(os.sched_getaffinity(0)),
         "memory_limit": MEMORY_LIMIT,
         "temp_directory": str(spill),

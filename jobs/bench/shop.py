@@ -82,7 +82,16 @@ def prepare(
     with nullcontext(session) if session else spark.session(settings, "robots") as used:
         robots.judge(used, settings, first=FIRST, last=days()[-1])
         robot_days = robots.user_days(used, settings, first=FIRST, last=days()[-1])
-    shop = Shop(seed=seed, asked=events, robot_days=robot_days, **_skew(settings))
+    total, by_user = _events_of_users(settings)
+    busiest = by_user.head(max(1, len(by_user) // 100)).sum()
+    shop = Shop(
+        seed=seed,
+        asked=events,
+        events=total,
+        users=len(by_user),
+        busiest=round(busiest / total, 3),
+        robot_days=robot_days,
+    )
     said.write_text(json.dumps(asdict(shop)))
     return shop
 
@@ -109,7 +118,8 @@ def _items(seed: int) -> pa.Table:
     return pa.Table.from_pylist(full, schema=nullable)
 
 
-def _skew(settings: Settings) -> dict[str, int | float]:
+def _events_of_users(settings: Settings) -> tuple[int, pl.Series]:
+    """How many events there are, and how many of each user, the busiest first."""
     by_user = (
         pl.concat([lake.scan(settings, table).select("user_key") for table in (EVENTS, SEARCHES)])
         .group_by("user_key")
@@ -117,6 +127,4 @@ def _skew(settings: Settings) -> dict[str, int | float]:
         .sort("len", descending=True)
         .collect(engine="streaming")["len"]
     )
-    total = int(by_user.sum())
-    busiest = by_user.head(max(1, len(by_user) // 100)).sum()
-    return {"events": total, "users": len(by_user), "busiest": round(busiest / total, 3)}
+    return int(by_user.sum()), by_user
