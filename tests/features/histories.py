@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,13 +69,25 @@ def history_of(
     click_actions: tuple[str, ...] = ("click",),
     prices: Mapping[int, float] = MappingProxyType({}),
 ) -> History:
+    """The history of one user whose arrivals these are."""
+    rows = history_rows(arrived, click_actions=click_actions, prices=prices)
+    return History.of(pa.Table.from_pylist(rows, schema=SCHEMA).to_batches())[1]
+
+
+def history_rows(
+    arrived: list[Arrival],
+    *,
+    user_key: int = 1,
+    click_actions: tuple[str, ...] = ("click",),
+    prices: Mapping[int, float] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
     """What `history.read` makes of the arrivals of one user."""
     first: dict[tuple[int, int], Arrival] = {}
     for each in sorted(arrived, key=lambda arrival: arrival.ingested):
         first.setdefault((each.happening.key, each.happening.ts), each)
-    rows = [
+    return [
         {
-            "user_key": 1,
+            "user_key": user_key,
             "role": _role(each.happening.action, click_actions),
             "ts": each.happening.ts,
             "ingested": each.ingested,
@@ -85,7 +98,6 @@ def history_of(
         }
         for each in first.values()
     ]
-    return History.of(pa.Table.from_pylist(rows, schema=_SCHEMA).to_batches())[1]
 
 
 def _role(action: str, click_actions: tuple[str, ...]) -> int:
@@ -98,7 +110,7 @@ def midnights(first: int, count: int) -> np.ndarray:
     return first + np.arange(count) * DAY
 
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("user_key", pa.int64()),
         ("role", pa.int8()),
