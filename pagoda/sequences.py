@@ -42,7 +42,7 @@ class Sequence:
         return len(self.ts)
 
     def __eq__(self, other: object) -> bool:
-        return (
+        return self is other or (
             isinstance(other, Sequence)
             and np.array_equal(self.ts, other.ts)
             and np.array_equal(self.event, other.event)

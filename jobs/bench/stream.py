@@ -36,9 +36,9 @@ from pagoda import topics
 from pagoda.bench import Cost, Watch, interleaved, median, report
 from pagoda.console import people, run
 from pagoda.errors import CheckFailed
-from pagoda.features import SEQUENCES_V1, USER_INTRADAY
+from pagoda.features import CANDIDATES, SEQUENCES_V1, USER_INTRADAY
 from pagoda.ids import key_of
-from pagoda.online import OnlineReader, connect
+from pagoda.online import OnlineReader, Row, connect
 from pagoda.settings import Settings, load
 
 _CONSUMER = "jobs.stream.sequences"
@@ -238,11 +238,11 @@ class Sampled:
     """Clicks on their way, and how long those took that have come.
 
     Attributes:
-        waiting: user key to (event key, when it was handed to the producer); one a user.
+        waiting: user key to (event key, its time, when the producer got it); one a user.
         seconds: of those that have come.
     """
 
-    waiting: dict[int, tuple[int, float]] = field(default_factory=dict)
+    waiting: dict[int, tuple[int, int, float]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
 
     def note(self, values: list[str]) -> None:
@@ -252,7 +252,7 @@ class Sampled:
             if fields.get("action") == "click":
                 user = key_of("user", fields["user_id"])
                 event = key_of("event", fields["event_id"])
-                self.waiting.setdefault(user, (event, time.monotonic()))
+                self.waiting.setdefault(user, (event, fields["ts"], time.monotonic()))
                 return
 
     def look(self, reader: OnlineReader) -> None:
@@ -262,11 +262,16 @@ class Sampled:
             return
         rows = reader.read_many([user for user, _ in awaited], _now_ms())
         now = time.monotonic()
-        for (user, (event, sent)), held in zip(awaited, rows, strict=True):
+        for (user, (event, ts, sent)), held in zip(awaited, rows, strict=True):
             row = held[USER_INTRADAY.name]
-            if row and event in row["click_events"]:
+            if row and (event in row["click_events"] or _left_behind(row, ts)):
                 del self.waiting[user]
                 self.seconds.append(now - sent)
+
+
+def _left_behind(row: Row, ts: int) -> bool:
+    """Whether the row is full of what came after that moment."""
+    return len(row["click_ts"]) >= CANDIDATES.clicks and row["click_ts"][0] > ts
 
 
 def freshness(
