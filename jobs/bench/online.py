@@ -1,6 +1,6 @@
 """`pagoda bench online`: one user's features for a search, beside Feast and a bare Redis HMGET.
 
-All views of a user (`sequences_stats_v1`), full rows, one user a call, a warm client on loopback:
+All views of a user (`sequences_stats_v1`), one user a call, a warm client on loopback:
 
     HMGET        the bytes of the user's hash, undecoded: what no reader can be cheaper than
     OnlineReader the rows as `serving` reads them, TTL applied
@@ -52,9 +52,14 @@ Call = Callable[[int], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """How many users have rows, and how often each contestant reads one of them a round."""
+    """How many users have rows, and how often each contestant reads one of them a round.
+
+    Attributes:
+        full: how long lists are, as a share of the longest they can be.
+    """
 
     users: int
+    full: float
     calls: int
     rounds: int
     seed: int
@@ -63,6 +68,9 @@ class Asked:
 @app.command()
 def main(
     users: Annotated[int, typer.Option(min=1, help="How many users have rows.")] = 500,
+    full: Annotated[
+        float, typer.Option(min=0, max=1, help="Length of lists; 1: the longest there are.")
+    ] = 1.0,
     calls: Annotated[int, typer.Option(min=1, help="Reads of each contestant a round.")] = 2_000,
     rounds: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed makes the same rows.")] = 0,
@@ -71,7 +79,7 @@ def main(
 ) -> None:
     """Read one user's features: Pagoda, Feast, a bare HMGET. Rows are made up."""
     settings = load()
-    asked = Asked(users=users, calls=calls, rounds=rounds, seed=seed)
+    asked = Asked(users=users, full=full, calls=calls, rounds=rounds, seed=seed)
     home = Path(tempfile.mkdtemp(prefix="pagoda-bench-"))
     try:
         with world(home, jars=settings.jars) as private:
@@ -93,7 +101,9 @@ def bench(private: World, asked: Asked) -> tuple[list[dict[str, Any]], dict[str,
     keys = [key_of("user", f"bench-u{number}") for number in range(asked.users)]
     dice, now_ms = np.random.default_rng(asked.seed), time.time_ns() // 1_000_000
     for view in SERVICE.views:
-        feast.write_to_online_store(view.name, _frame(features.view(view.name), keys, dice, now_ms))
+        feast.write_to_online_store(
+            view.name, _frame(features.view(view.name), keys, dice, now_ms, asked.full)
+        )
 
     contestants = _contestants(private, feast)
     elements = _equal(contestants, keys)
@@ -198,22 +208,30 @@ def _timed(call: Callable[[], object]) -> float:
 # Rows --------------------------------------------------------------------------------------------
 
 
-def _frame(view: View, keys: list[int], dice: np.random.Generator, now_ms: int) -> pd.DataFrame:
-    """A full row of each user, as Feast takes it."""
+def _frame(
+    view: View, keys: list[int], dice: np.random.Generator, now_ms: int, full: float
+) -> pd.DataFrame:
+    """A row of each user, as Feast takes it."""
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
     columns: dict[str, Any] = {
-        column: [_value(view, column, kind, dice, now_ms) for _ in keys]
+        column: [_value(view, column, kind, dice, now_ms, full) for _ in keys]
         for column, kind in view.columns.items()
     }
     return pd.DataFrame({view.entity: keys, **columns, "event_timestamp": now, "created": now})
 
 
 def _value(
-    view: View, column: str, kind: pa.DataType, dice: np.random.Generator, now_ms: int
+    view: View,
+    column: str,
+    kind: pa.DataType,
+    dice: np.random.Generator,
+    now_ms: int,
+    full: float,
 ) -> Any:
     if kind not in (INT64S, TEXTS):
         return float(dice.integers(1, 100)) if kind == pa.float64() else int(dice.integers(1, 100))
-    first_day, last_day, length = _extent(view, column)
+    first_day, last_day, longest = _extent(view, column)
+    length = round(longest * full)
     if column.endswith("_ts"):
         ages_ms = dice.integers(last_day * DAY_MS + 1, first_day * DAY_MS, length)
         return sorted((now_ms - ages_ms).tolist())
@@ -236,7 +254,7 @@ def _extent(view: View, column: str) -> tuple[int, int, int]:
 def _facts(asked: Asked, elements: int) -> dict[str, Any]:
     return {
         **asdict(asked),
-        "rows": "made up; all candidates full, the stream's row a third of that",
+        "rows": "made up; the stream's lists are a third as long as the daily ones",
         "service": f"{SERVICE.name}: {', '.join(view.name for view in SERVICE.views)}",
         "cut": "windows_of at the moment of the call, as serving does before the tower",
         "compared": f"{elements} values of {asked.users} users, equal",
