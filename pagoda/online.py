@@ -48,7 +48,7 @@ class OnlineReader:
 
         Raises: DependencyDown("redis", ...); InputError if a row cannot be decoded.
         """
-        return self.valid_at(self._decode(key, self._fetch([key])[0]), now_ms)
+        return self.valid_at(self.read_stamped([key])[0], now_ms)
 
     def read_many(self, keys: Sequence[int], now_ms: int) -> list[dict[str, Row | None]]:
         """`read` for many entities in one round trip, in the order of `keys`."""
@@ -94,6 +94,9 @@ class OnlineReader:
 
     def _fetch(self, keys: Sequence[int]) -> list[list[bytes | None]]:
         try:
+            if len(keys) == 1:  # a request's own: a pipeline costs a quarter more
+                found = self._client.hmget(self.redis_key(keys[0]), self._fields)  # type: ignore[arg-type]
+                return [cast(list[bytes | None], found)]
             with self._client.pipeline(transaction=False) as pipe:
                 for key in keys:
                     pipe.hmget(self.redis_key(key), self._fields)  # type: ignore[arg-type]

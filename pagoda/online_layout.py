@@ -16,6 +16,7 @@ import importlib.util
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,16 +130,16 @@ def decode(view: View, held: Sequence[bytes | None]) -> StampedRow | None:
     return StampedRow(valid_from_ms=valid_from_ms, values=values)
 
 
-def encode(view: View, row: StampedRow) -> list[bytes]:
-    """The values of `fields(view)`; every column is a list, as in the views that streams write."""
-    held = []
-    for column, kind in view.columns.items():
+def encode(view: View, columns: Row) -> dict[bytes, bytes]:
+    """Hash fields and what they hold; columns are lists, as in the views that streams write."""
+    held = {}
+    for column, values in columns.items():
         value = Value()
-        into = getattr(value, _FIELD[kind])
+        into = getattr(value, _FIELD[view.columns[column]])
         into.SetInParent()  # an empty list is not a null
-        into.val.extend(row.values[column])
-        held.append(value.SerializeToString())
-    return [*held, stamp(row.valid_from_ms)]
+        into.val.extend(values)
+        held[_field(f"{view.name}:{column}")] = value.SerializeToString()
+    return held
 
 
 def stamp(valid_from_ms: int) -> bytes:
@@ -156,6 +157,7 @@ def time_in(stamp: bytes) -> int | None:
     return int(time.seconds) * 1000 + int(time.nanos) // 1_000_000
 
 
+@cache
 def _field(name: str) -> bytes:
     return struct.pack("<I", mmh3.hash(name, signed=False))
 

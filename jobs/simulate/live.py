@@ -118,7 +118,7 @@ def send(
         advance: told how many were sent since it was last told.
     Raises: DependencyDown("kafka", ...) if a message was not taken.
     """
-    outlet = _Outlet(settings)
+    outlet = Outlet(settings)
     sent = Sent(pace=crowd.pace)
     clock = Clock(plan)
     try:
@@ -248,8 +248,8 @@ def _encoded(events: pa.Table, searches: pa.Table, rows: npt.NDArray[np.int64]) 
     return Batch(is_search=is_search.tolist(), keys=keys.tolist(), values=values.tolist())
 
 
-class _Outlet:
-    """A Kafka producer of both topics; librdkafka, for a sixth of kafka-python's CPU."""
+class Outlet:
+    """A Kafka producer of events and searches; librdkafka, for a sixth of kafka-python's CPU."""
 
     def __init__(self, settings: Settings) -> None:
         self._topics = (settings.kafka.events_topic, settings.kafka.searches_topic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from pagoda.settings import Settings
 class Batch:
     """Decoded records: what each user did, and what could not be read."""
 
-    arrivals: dict[int, Arrivals] = field(default_factory=dict)
+    arrivals: dict[int, Arrivals] = field(default_factory=lambda: defaultdict(Arrivals))
     rejected: list[RejectedRecord] = field(default_factory=list)
 
 
@@ -24,9 +25,9 @@ def decode(
     records: Collection[Record], *, settings: Settings, click_actions: Collection[str]
 ) -> Batch:
     """Group a batch by user. Events that are no clicks are read, and move nothing."""
-    batch = Batch()
+    batch, searches_topic = Batch(), settings.kafka.searches_topic
     for record in records:
-        reads = decode_search if record.topic == settings.kafka.searches_topic else decode_event
+        reads = decode_search if record.topic == searches_topic else decode_event
         message = reads(record.value, now_ms=record.taken_ms)
         if isinstance(message, Rejected):
             batch.rejected.append(
@@ -39,9 +40,9 @@ def decode(
                 )
             )
         elif isinstance(message, Search):
-            arrivals = batch.arrivals.setdefault(message.user_key, Arrivals())
-            arrivals.queries.append((message.ts, message.search_key, message.query))
+            asked = batch.arrivals[message.user_key].queries
+            asked.append((message.ts, message.search_key, message.query))
         elif message.action in click_actions:
-            arrivals = batch.arrivals.setdefault(message.user_key, Arrivals())
-            arrivals.clicks.append((message.ts, message.event_key, message.item_key))
+            clicks = batch.arrivals[message.user_key].clicks
+            clicks.append((message.ts, message.event_key, message.item_key))
     return batch

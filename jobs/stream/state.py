@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import redis
 import structlog
 
-from jobs.stream.merge import Arrivals, advance, row_of
+from jobs.stream.merge import Arrivals, advance, changed_columns
 from pagoda import faults, online_layout
 from pagoda.errors import Conflict, DependencyDown
 from pagoda.features import USER_INTRADAY, candidates_of
 from pagoda.forgotten import Forgotten, consulted
 from pagoda.online import connect
-from pagoda.online_layout import Damaged, Keys, StampedRow
+from pagoda.online_layout import Damaged, Keys
 from pagoda.settings import Settings
 from pagoda.windows import Candidates, WindowSpec
 
@@ -42,6 +43,7 @@ class Stored:
 
     Attributes:
         stamp: compared when the row is swapped; empty where there is no row.
+        whole: whether every column is there.
         damage: why the row cannot be read; it then counts as holding nothing.
     """
 
@@ -49,7 +51,13 @@ class Stored:
     stamp: bytes = b""
     valid_from_ms: int = 0
     candidates: Candidates = field(default_factory=Candidates)
+    whole: bool = False
     damage: str = ""
+
+    @property
+    def known(self) -> Candidates | None:
+        """What need not be written again; None where there is no row, or not a whole one."""
+        return self.candidates if self.whole else None
 
 
 class OnlineState:
@@ -134,15 +142,13 @@ class OnlineState:
         with self._client.pipeline(transaction=False) as pipe:
             for stored, candidates in rows:
                 # The stamp steps forward whatever the clock does: it never comes twice.
-                row = StampedRow(
-                    valid_from_ms=max(now_ms, stored.valid_from_ms + 1),
-                    values=row_of(candidates),
-                )
-                pairs = zip(self._fields, online_layout.encode(VIEW, row), strict=True)
-                held = [part for pair in pairs for part in pair]
+                valid_from_ms = max(now_ms, stored.valid_from_ms + 1)
+                columns = changed_columns(stored.known, candidates)
+                held = online_layout.encode(VIEW, columns)
+                held[self._stamp_field] = online_layout.stamp(valid_from_ms)
                 self._script(
                     keys=[self._keys.of(stored.user)],
-                    args=[self._stamp_field, stored.stamp, *held],
+                    args=[self._stamp_field, stored.stamp, *chain(*held.items())],
                     client=pipe,
                 )
             return [bool(done) for done in self._run(pipe.execute)]
@@ -196,6 +202,7 @@ def _stored(user: int, held: Sequence[bytes | None]) -> Stored:
             stamp=stamp,
             valid_from_ms=row.valid_from_ms,
             candidates=candidates_of(row.values),
+            whole=None not in held,
         )
     except (Damaged, ValueError, TypeError) as error:  # the latter: columns that do not fit
         log.error("damaged_row", user_key=user, reason=str(error))
