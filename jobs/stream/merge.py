@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pagoda.forgotten import Forgotten
 from pagoda.sequences import EMPTY_ITEMS, EMPTY_QUERIES, Sequence, items, merge, queries
 from pagoda.windows import DAY_MS, Candidates, WindowSpec, start_of_day
 
@@ -43,6 +44,22 @@ def advance(stored: Candidates, new: Candidates, *, now_ms: int, spec: WindowSpe
             merge(stored.queries, new.queries, limit=None), first_ms, now_ms, spec.queries
         ),
     )
+
+
+def remembered(forgotten: Forgotten, user: int, candidates: Candidates) -> Candidates:
+    """Without what the user asked to be forgotten."""
+    until_ms = forgotten.until_ms.get(user)
+    if until_ms is None:
+        return candidates
+    clicks, asked = candidates.clicks, candidates.queries
+    return Candidates(
+        clicks=clicks.where(clicks.ts >= until_ms), queries=asked.where(asked.ts >= until_ms)
+    )
+
+
+def equal(left: Candidates, right: Candidates) -> bool:
+    """Whether rows of both would hold the same."""
+    return left.clicks == right.clicks and left.queries == right.queries
 
 
 def _keep(sequence: Sequence, first_ms: int, now_ms: int, limit: int) -> Sequence:
