@@ -52,14 +52,15 @@ hypothesis.settings.register_profile(
     "pagoda", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 # `make mutate`: the same examples for every mutant, and a failure need not be made small.
-hypothesis.settings.register_profile(
-    "mutation",
-    hypothesis.settings.get_profile("pagoda"),
-    derandomize=True,
-    database=None,
-    max_examples=40,
-    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-)
+for name, max_examples in (("mutation", 12), ("mutation-thorough", 150)):
+    hypothesis.settings.register_profile(
+        name,
+        hypothesis.settings.get_profile("pagoda"),
+        derandomize=True,
+        database=None,
+        max_examples=max_examples,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pagoda"))
 NewHome = Callable[[], Settings]
 Home = Callable[[str], Settings]

@@ -107,10 +107,33 @@ def test_requests_are_encoded_one_by_one_in_the_order_given(data: st.DataObject,
     assert len(set(texts.texts)) == len(texts.texts)
 
 
+def test_keys_of_63_bits_are_told_apart_and_statistics_stand_beside_them() -> None:
+    key = 2**62 + 1
+    rows = {
+        "user_day": {
+            "click_ts": [DAYS[0] - 2, DAYS[0] - 1],
+            "click_events": [1, 2],
+            "click_items": [key + 1, key],
+        },
+        "user_stats": {"clicks_7d": 2},
+    }
+    item = {"item_key": key, "item_id": "i", "title": "x"}
+    catalogue = Catalogue(pa.Table.from_pylist([item], schema=FIELDS))
+    for requests in ([], [(rows, DAYS[0]), ({}, DAYS[0])]):
+        found = encode(requests, catalogue, TextNumbers(), spec=SMALL, stats=("clicks_7d",))
+        assert [each.tolist() for each in found.real_time] == [[0, 1], []][: len(requests)]
+        assert found.stats_UF.shape == (len(requests), 2)
+        assert found.stats_UF.dtype == np.float32
+        assert np.allclose(found.stats_UF[:1], [[1, np.log1p(2)]])
+        again = found.take(np.arange(len(requests))[::-1])
+        assert [each.tolist() for each in again.real_time] == [[], [0, 1]][: len(requests)]
+        assert np.array_equal(again.stats_UF, found.stats_UF[::-1])
+
+
 def test_statistics_say_whether_any_is_above_zero_and_how_much() -> None:
-    rows = {"user_stats": {"a": 3, "b": None, "c": float("nan"), "d": 0, "e": -1.0}}
-    assert stats_of(rows, ["a", "b", "c", "d", "e", "f"]) == [
-        1.0, float(np.log1p(3)), 0.0, 0.0, 0.0, 0.0, 0.0
+    rows = {"user_stats": {"a": 3, "b": None, "c": float("nan"), "d": 0, "e": -1.0, "g": 0.5}}
+    assert stats_of(rows, ["a", "b", "c", "d", "e", "f", "g"]) == [
+        1.0, float(np.log1p(3)), 0.0, 0.0, 0.0, 0.0, 0.0, float(np.log1p(0.5))
     ]  # fmt: skip
     assert stats_of(rows, ["b", "d"]) == [0.0, 0.0, 0.0]
     assert stats_of({"user_stats": None}, ["a"]) == [0.0, 0.0]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagoda import features
+from pagoda.errors import InputError
 from pagoda.features import SEQUENCES_STATS_V1, USER_DAY, USER_STATS, Service, candidates_of
 from pagoda.schemas import INT64S
 from pagoda.statistics import Statistic
@@ -76,6 +77,17 @@ def test_whatever_changes_in_what_is_read_changes_the_hash(changed: dict[str, An
 def test_a_part_names_columns_that_the_view_has() -> None:
     with pytest.raises(ValueError, match=r"user_stats has no column carts_7d, hats_7d"):
         USER_STATS.only("clicks_7d", "carts_7d", "hats_7d")
+
+
+def test_names_that_nobody_gave_are_refused_with_those_there_are() -> None:
+    assert features.view("user_day") is USER_DAY
+    with pytest.raises(InputError, match=r"no view 'x' .expected one of user_day, user_intraday, "):
+        features.view("x")
+    with pytest.raises(KeyError) as refused:
+        features.service("x")
+    assert refused.value.args == (
+        "no feature service 'x'; there are ['sequences_v1', 'sequences_stats_v1', 'items_v1']",
+    )
 
 
 def test_rows_say_what_they_hold_and_readers_what_they_miss() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.batch import user_day, user_intraday, user_stats
-from jobs.batch.history import History
 from pagoda.features import USER_DAY, candidates_of
 from pagoda.windows import WindowSpec, cut
+from tests.features import arrivals as generated
 from tests.features.histories import DAY, arrivals, days, history_of, midnights, times_of_day
 from tests.features.test_windows import SMALL, as_lists, defined
 from tests.oracles import features as oracle
@@ -31,6 +34,23 @@ def test_a_training_row_equals_a_naive_replay_of_what_was_known(
     known = candidates_of(as_of(day_rows, at_ms)).union(candidates_of(as_of(intraday_rows, at_ms)))
     expected = [each.happening for each in oracle.known(arrived, at_ms=at_ms)]
     assert as_lists(cut(known, at_ms=at_ms, spec=SMALL)) == defined(expected, at_ms, SMALL)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_over_long_histories_keep_to_the_law_with_the_limits_of_production(seed: int) -> None:
+    """Up to 260 events, many at one moment, resent with another content, over a leap day."""
+    rng = np.random.default_rng(seed)
+    arrived = generated.of_user("u", rng)
+    spec, clicks = WindowSpec(), generated.CLICK_ACTIONS
+    day = generated.midnight(generated.LAST) - DAY
+    day_rows, intraday_rows = rows_of(arrived, day, spec, click_actions=clicks)
+    for at_ms in generated.moments(arrived, rng, 8):
+        known = candidates_of(as_of(day_rows, at_ms)).union(
+            candidates_of(as_of(intraday_rows, at_ms))
+        )
+        expected = [each.happening for each in oracle.known(arrived, at_ms=at_ms)]
+        law = defined(expected, at_ms, spec, click_actions=clicks)
+        assert as_lists(cut(known, at_ms=at_ms, spec=spec)) == law
 
 
 @given(data=st.data(), day=days)
@@ -115,13 +135,19 @@ def moment(data: st.DataObject, arrived: list[Arrival], day: int, time: int) -> 
 
 
 def rows_of(
-    arrived: list[Arrival], day: int, spec: WindowSpec
+    arrived: list[Arrival],
+    day: int,
+    spec: WindowSpec,
+    *,
+    click_actions: tuple[str, ...] = ("click",),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of user_day and user_intraday, oldest first."""
-    tables = (
-        of_history(arrived, lambda h: user_day.of_user(1, h, days=built(day), spec=spec)),
-        of_history(arrived, lambda h: user_intraday.of_user(1, h, days=built(day), spec=spec)),
-    )
+
+    def rows(of_user: Any) -> list[Any]:
+        make = partial(of_user, 1, days=built(day), spec=spec)
+        return of_history(arrived, make, click_actions=click_actions)
+
+    tables = rows(user_day.of_user), rows(user_intraday.of_user)
     day_rows, intraday_rows = (
         sorted(
             (row for batch in batches for row in batch.to_pylist()),
@@ -132,9 +158,10 @@ def rows_of(
     return day_rows, intraday_rows
 
 
-def of_history(arrived: list[Arrival], rows: Any) -> list[Any]:
-    history: History | None = history_of(arrived) if arrived else None
-    return list(rows(history)) if history else []
+def of_history(
+    arrived: list[Arrival], rows: Any, *, click_actions: tuple[str, ...] = ("click",)
+) -> list[Any]:
+    return list(rows(history_of(arrived, click_actions=click_actions))) if arrived else []
 
 
 def built(day: int) -> Any:

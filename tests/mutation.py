@@ -1,0 +1,175 @@
+"""`make mutate`: change the code of laws 1 to 3 in small ways; a test must notice each change.
+
+    mutmut (settings: pyproject.toml) -> mutants/ -> a score by module; what survived fails
+
+Each mutant meets the fast tests that reach its function. What was killed stays killed until its
+function changes; survivors meet the tests again in every run, so that a run can be interrupted
+and goes on. `tests/mutants.toml` lists which mutants change nothing, and why, and which functions
+only Spark or servers run; what it lists and nobody finds any more fails too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+from mutmut.stats import status_by_exit_code
+
+from pagoda import console
+from pagoda.errors import CheckFailed
+from pagoda.settings import PROJECT_ROOT
+
+FOLDER = Path("mutants")
+LISTED = Path("tests/mutants.toml")
+_KEY = re.compile(r"(?P<module>.+)\.x(?:_|ǁ(?P<owner>\w+)ǁ)(?P<name>\w+)__mutmut_\d+")
+_KILLED = ("killed", "timeout")  # an endless loop is noticed too
+_COLUMNS = ("mutants", "killed", "equivalent", "survived", "outside", "not checked")
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """One change: `before` and `after` are the lines that differ, each in one line."""
+
+    key: str
+    module: str
+    function: str
+    status: str
+    before: str
+    after: str
+
+
+@app.command()
+def main(
+    jobs: Annotated[int, typer.Option(help="Mutants that are tested at once.")] = 2,
+    report: Annotated[
+        bool, typer.Option("--report", help="Run nothing: show the last run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Test mutants, then show the score by module.
+
+    Raises: CheckFailed if a mutant survived, or one that is listed was not found.
+    """
+    os.chdir(PROJECT_ROOT)
+    if not report:
+        _forget_survivors()
+        _run(jobs)
+    listed = tomllib.loads(LISTED.read_text())
+    rows, problems = score(list(mutants()), listed["equivalent"], listed["outside"])
+    console.emit_table(rows, as_json=as_json)
+    if problems:
+        raise CheckFailed(
+            "a mutant was not noticed, or one that is listed is gone",
+            next_step=f"Write a test that notices it, or list it in {LISTED} with the reason.",
+            problems=problems,
+        )
+
+
+def score(
+    found: list[Mutant], equivalent: list[dict[str, str]], outside: dict[str, str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row of counts for each module and for all, and what is wrong."""
+    counts: dict[str, Counter[str]] = {}
+    problems = []
+    changes = {(each["function"], each["before"], each["after"]) for each in equivalent}
+    seen: set[object] = set()
+    for each in found:
+        verdict = each.status
+        pattern = next((one for one in outside if fnmatch(each.function, one)), None)
+        change = (each.function, each.before, each.after)
+        if each.status in _KILLED:
+            verdict = "killed"
+        elif pattern:
+            verdict = "outside"
+            seen.add(pattern)
+        elif each.status == "survived" and change in changes:
+            verdict = "equivalent"
+            seen.add(change)
+        elif each.status != "not checked":
+            verdict = "survived"
+            problems.append(f"{each.key}: {each.status}\n      {each.before}\n      {each.after}")
+        counts.setdefault(each.module, Counter()).update([verdict, "mutants"])
+    problems += [
+        f"listed, but not found: {each}" for each in (*changes, *outside) if each not in seen
+    ]
+    counts = dict(sorted(counts.items())) | {"all": sum(counts.values(), Counter())}
+    rows = [
+        {"module": module, **{name: count[name] for name in _COLUMNS}}
+        for module, count in counts.items()
+    ]
+    return rows, problems
+
+
+def mutants() -> Iterator[Mutant]:
+    """All mutants, with what the last run found."""
+    for path, meta in _metas():
+        for key, exit_code in meta["exit_code_by_key"].items():
+            named = _KEY.fullmatch(key)
+            assert named, key
+            owner = f"{named['owner']}." if named["owner"] else ""
+            status = status_by_exit_code[exit_code]
+            before, after = ("", "") if status in _KILLED else _change(key, path)
+            yield Mutant(
+                key=key,
+                module=named["module"],
+                function=f"{named['module']}.{owner}{named['name']}",
+                status=status,
+                before=before,
+                after=after,
+            )
+
+
+def _change(key: str, path: str) -> tuple[str, str]:
+    lines = get_diff_for_mutant(key, path=path).splitlines()[2:]
+    before, after = (
+        " ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
+    )
+    return before, after
+
+
+def _metas() -> Iterator[tuple[str, dict[str, Any]]]:
+    for meta in sorted(FOLDER.rglob("*.py.meta")):
+        yield str(meta.relative_to(FOLDER).with_suffix("")), json.loads(meta.read_text())
+
+
+def _forget_survivors() -> None:
+    for path, meta in _metas():
+        codes = meta["exit_code_by_key"]
+        for key, code in codes.items():
+            codes[key] = code if status_by_exit_code[code] in _KILLED else None
+        (FOLDER / f"{path}.meta").write_text(json.dumps(meta))
+
+
+def _run(jobs: int) -> None:
+    # The same examples for every mutant; one thread, as many mutants run at once.
+    env = {**os.environ, "HYPOTHESIS_PROFILE": "mutation", "OMP_NUM_THREADS": "1"}
+    command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", str(jobs)]
+    if sys.stderr.isatty():
+        done = subprocess.run(command, env=env, stdout=sys.stderr, check=False)
+    else:  # its progress is one endless line
+        FOLDER.mkdir(exist_ok=True)
+        with (FOLDER / "run.log").open("w") as log:
+            done = subprocess.run(command, env=env, stdout=log, stderr=log, check=False)
+    if done.returncode:
+        raise CheckFailed(
+            "mutmut could not run",
+            found=f"exit code {done.returncode}",
+            next_step=f"See {FOLDER / 'run.log'}; the tests must pass without mutants.",
+        )
+
+
+if __name__ == "__main__":
+    console.run(app)
