@@ -3,9 +3,9 @@
     mutmut (settings: pyproject.toml) -> mutants/ -> a score by module; what survived fails
 
 Each mutant meets the fast tests that reach its function. What was killed stays killed until its
-function changes; survivors meet the tests again in every run, so that a run can be interrupted
-and goes on. `tests/mutants.toml` lists which mutants change nothing, and why, and which functions
-only Spark or servers run; what it lists and nobody finds any more fails too.
+function changes; survivors meet the tests again in every run, at last with more examples. So a run
+can be interrupted and goes on. `tests/mutants.toml` lists which mutants change nothing and why, and
+which functions only Spark or servers run; what it lists and nobody finds any more fails too.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ def main(
     """
     os.chdir(PROJECT_ROOT)
     if not report:
-        _forget_survivors()
-        _run(jobs)
+        for profile in ("mutation", "mutation-thorough"):  # most die of few examples
+            _forget_survivors()
+            _run(jobs, profile)
     listed = tomllib.loads(LISTED.read_text())
     rows, problems = score(list(mutants()), listed["equivalent"], listed["outside"])
     console.emit_table(rows, as_json=as_json)
@@ -79,12 +80,14 @@ def main(
 
 
 def score(
-    found: list[Mutant], equivalent: list[dict[str, str]], outside: dict[str, str]
+    found: list[Mutant], equivalent: list[dict[str, Any]], outside: dict[str, str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """A row of counts for each module and for all, and what is wrong."""
     counts: dict[str, Counter[str]] = {}
     problems = []
-    changes = {(each["function"], each["before"], each["after"]) for each in equivalent}
+    changes = {
+        (each["function"], each["before"], after) for each in equivalent for after in each["after"]
+    }
     seen: set[object] = set()
     for each in found:
         verdict = each.status
@@ -153,9 +156,9 @@ def _forget_survivors() -> None:
         (FOLDER / f"{path}.meta").write_text(json.dumps(meta))
 
 
-def _run(jobs: int) -> None:
+def _run(jobs: int, profile: str) -> None:
     # The same examples for every mutant; one thread, as many mutants run at once.
-    env = {**os.environ, "HYPOTHESIS_PROFILE": "mutation", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "HYPOTHESIS_PROFILE": profile, "OMP_NUM_THREADS": "1"}
     command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", str(jobs)]
     if sys.stderr.isatty():
         done = subprocess.run(command, env=env, stdout=sys.stderr, check=False)

@@ -68,7 +68,7 @@ def _keep(sequence: Sequence, first_ms: int, now_ms: int, limit: int) -> Sequenc
     Were those ahead counted, an event from a fast clock would push out one that a request of
     this moment must see.
     """
-    first, ahead = sequence.ts.searchsorted([first_ms, now_ms + 1], side="left")
+    first, ahead = sequence.ts.searchsorted([first_ms, now_ms + 1])
     return sequence.where(slice(max(int(first), int(ahead) - limit), None))
 
 

@@ -167,7 +167,9 @@ def test_a_view_that_was_never_built_begins_with_the_day_asked_for() -> None:
 def test_rows_without_a_record_or_of_another_reach_are_built_again() -> None:
     reach = {"stats": Reach(first=-2, last=-1)}
     built = {"stats": {FIRST: None, FIRST - timedelta(days=1): (0,)}}
-    assert {each.why for each in plan(built, {}, reach, end=FIRST)} == {UNKNOWN}
+    assert plan(built, {}, reach, end=FIRST) == [
+        Work(view="stats", day=day, why=UNKNOWN) for day in (FIRST - timedelta(days=1), FIRST)
+    ]
 
 
 def test_days_that_look_beyond_retention_stay_as_they_were_built() -> None:

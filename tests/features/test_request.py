@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jobs.batch import user_day
 from jobs.stream.merge import Arrivals, advance, row_of
-from pagoda.models.behaviour import TextNumbers, encode, stats_of, windows_of
+from pagoda.models.behaviour import Behaviour, TextNumbers, encode, stats_of, windows_of
 from pagoda.models.catalogue import FIELDS, Catalogue
 from pagoda.windows import Candidates, WindowSpec
 from tests.features.histories import DAY, DAYS, arrivals, days, midnights, times_of_day
@@ -104,7 +104,16 @@ def test_requests_are_encoded_one_by_one_in_the_order_given(data: st.DataObject,
         asked = [texts.texts[number] for number in found.queries[at].tolist()]
         assert asked == [what for _, _, what in law["queries"]]
     assert len(found) == len(laws)
+    order = np.arange(len(laws))[::-1]
+    assert [rows_in(found.take(order), at) for at in range(len(laws))] == [
+        rows_in(found, at) for at in order
+    ]
     assert len(set(texts.texts)) == len(texts.texts)
+
+
+def rows_in(behaviour: Behaviour, at: int) -> list[list[int]]:
+    sequences = (behaviour.real_time, behaviour.short_term, behaviour.queries)
+    return [each[at].tolist() for each in (*sequences, *behaviour.long_term.values())]
 
 
 def test_keys_of_63_bits_are_told_apart_and_statistics_stand_beside_them() -> None:
