@@ -3,7 +3,7 @@
     mutmut (settings: pyproject.toml) -> mutants/ -> a score by module; what survived fails
 
 Each mutant meets the fast tests that reach its function. What was killed stays killed until its
-function changes; survivors meet the tests again in every run, at last with more examples. So a run
+function changes; survivors meet the tests again in every run, then with more examples. So a run
 can be interrupted and goes on. `tests/mutants.toml` lists which mutants change nothing and why, and
 which functions only Spark or servers run; what it lists and nobody finds any more fails too.
 """
@@ -50,6 +50,11 @@ class Mutant:
     before: str
     after: str
 
+    @property
+    def change(self) -> tuple[str, str, str]:
+        """What identifies it, also when the function has changed elsewhere."""
+        return self.function, self.before, self.after
+
 
 @app.command()
 def main(
@@ -64,56 +69,81 @@ def main(
     Raises: CheckFailed if a mutant survived, or one that is listed was not found.
     """
     os.chdir(PROJECT_ROOT)
+    listed = Listed.read()
     if not report:
         for profile in ("mutation", "mutation-thorough"):  # most die of few examples
-            _forget_survivors()
+            _forget_survivors(listed)
             _run(jobs, profile)
-    listed = tomllib.loads(LISTED.read_text())
-    rows, problems = score(list(mutants()), listed["equivalent"], listed["outside"])
-    console.emit_table(rows, as_json=as_json)
-    if problems:
+    found = list(mutants())
+    console.emit_table(score(found, listed), as_json=as_json)
+    survived = [each for each in found if listed.verdict(each) == "survived"]
+    gone = listed.gone(found)
+    if survived or gone:
         raise CheckFailed(
-            "a mutant was not noticed, or one that is listed is gone",
-            next_step=f"Write a test that notices it, or list it in {LISTED} with the reason.",
-            problems=problems,
+            "mutants were not noticed, or some that are listed are gone",
+            next_step=f"Write a test that notices them, or list them in {LISTED} with the reason.",
+            problems=[f"{each.key}\n      {each.before}\n      {each.after}" for each in survived]
+            + [f"listed, but gone or noticed: {each}" for each in gone],
         )
 
 
-def score(
-    found: list[Mutant], equivalent: list[dict[str, Any]], outside: dict[str, str]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row of counts for each module and for all, and what is wrong."""
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What `tests/mutants.toml` says.
+
+    Attributes:
+        equivalent: (function, line before, line after).
+        outside: functions, or patterns of them.
+    """
+
+    equivalent: frozenset[tuple[str, str, str]]
+    outside: frozenset[str]
+
+    @classmethod
+    def read(cls) -> Listed:
+        """Raises: KeyError if a part is missing."""
+        told = tomllib.loads(LISTED.read_text())
+        return cls(
+            equivalent=frozenset(
+                (each["function"], each["before"], after)
+                for each in told["equivalent"]
+                for after in each["after"]
+            ),
+            outside=frozenset(told["outside"]),
+        )
+
+    def verdict(self, mutant: Mutant) -> str:
+        """One of the columns of the score."""
+        if mutant.status in _KILLED:
+            return "killed"
+        if mutant.status == "not checked":
+            return mutant.status
+        if any(fnmatch(mutant.function, pattern) for pattern in self.outside):
+            return "outside"
+        return "equivalent" if mutant.change in self.equivalent else "survived"
+
+    def gone(self, found: list[Mutant]) -> list[str]:
+        """What is listed and no mutant's: the code or the tests have changed."""
+        alive = [each for each in found if each.status not in _KILLED]
+        changes = self.equivalent - {each.change for each in alive}
+        patterns = {
+            pattern
+            for pattern in self.outside
+            if not any(fnmatch(each.function, pattern) for each in alive)
+        }
+        return sorted([*map(str, changes), *patterns])
+
+
+def score(found: list[Mutant], listed: Listed) -> list[dict[str, Any]]:
+    """A row of counts for each module, and one for all."""
     counts: dict[str, Counter[str]] = {}
-    problems = []
-    changes = {
-        (each["function"], each["before"], after) for each in equivalent for after in each["after"]
-    }
-    seen: set[object] = set()
     for each in found:
-        verdict = each.status
-        pattern = next((one for one in outside if fnmatch(each.function, one)), None)
-        change = (each.function, each.before, each.after)
-        if each.status in _KILLED:
-            verdict = "killed"
-        elif pattern:
-            verdict = "outside"
-            seen.add(pattern)
-        elif each.status == "survived" and change in changes:
-            verdict = "equivalent"
-            seen.add(change)
-        elif each.status != "not checked":
-            verdict = "survived"
-            problems.append(f"{each.key}: {each.status}\n      {each.before}\n      {each.after}")
-        counts.setdefault(each.module, Counter()).update([verdict, "mutants"])
-    problems += [
-        f"listed, but not found: {each}" for each in (*changes, *outside) if each not in seen
-    ]
+        counts.setdefault(each.module, Counter()).update([listed.verdict(each), "mutants"])
     counts = dict(sorted(counts.items())) | {"all": sum(counts.values(), Counter())}
-    rows = [
+    return [
         {"module": module, **{name: count[name] for name in _COLUMNS}}
         for module, count in counts.items()
     ]
-    return rows, problems
 
 
 def mutants() -> Iterator[Mutant]:
@@ -148,12 +178,14 @@ def _metas() -> Iterator[tuple[str, dict[str, Any]]]:
         yield str(meta.relative_to(FOLDER).with_suffix("")), json.loads(meta.read_text())
 
 
-def _forget_survivors() -> None:
+def _forget_survivors(listed: Listed) -> None:
+    again = {each.key for each in mutants() if listed.verdict(each) == "survived"}
     for path, meta in _metas():
         codes = meta["exit_code_by_key"]
-        for key, code in codes.items():
-            codes[key] = code if status_by_exit_code[code] in _KILLED else None
+        meta["exit_code_by_key"] = {key: None if key in again else codes[key] for key in codes}
         (FOLDER / f"{path}.meta").write_text(json.dumps(meta))
+    # Which tests reach a function: mutmut would not look again at functions that are new.
+    (FOLDER / "mutmut-stats.json").unlink(missing_ok=True)
 
 
 def _run(jobs: int, profile: str) -> None:

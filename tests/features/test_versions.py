@@ -53,6 +53,27 @@ def test_over_long_histories_keep_to_the_law_with_the_limits_of_production(seed:
         assert as_lists(cut(known, at_ms=at_ms, spec=spec)) == law
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_statistics_of_long_histories_equal_a_naive_count(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrived, clicks = generated.of_user("u", rng), generated.CLICK_ACTIONS
+    prices = {item: price for item, price in generated.PRICES.items() if price is not None}
+    day = generated.midnight(generated.LAST) - DAY
+    make = partial(user_stats.of_user, 1, days=built(day))
+    batches = of_history(arrived, make, click_actions=clicks, prices=prices)
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert {row["user_key"] for row in rows} <= {1}
+    for at_ms in generated.moments(arrived, rng, 8):
+        today = [row for row in rows if row["day"].toordinal() == oracle.day_number(at_ms - 1)]
+        expected = oracle.user_stats(arrived, at_ms=at_ms, click_actions=clicks, prices=prices)
+        found = as_of(today, at_ms)
+        assert (
+            {name: found[name] for name in expected} == pytest.approx(expected)
+            if expected
+            else not found
+        )
+
+
 @given(data=st.data(), day=days)
 def test_no_two_versions_of_a_row_share_their_created_time(data: st.DataObject, day: int) -> None:
     arrived = data.draw(arrivals(day, back=9))
@@ -65,6 +86,7 @@ def test_no_two_versions_of_a_row_share_their_created_time(data: st.DataObject, 
 def test_rows_hold_each_event_once_and_none_of_other_days(data: st.DataObject, day: int) -> None:
     day_rows, intraday_rows = rows_of(data.draw(arrivals(day, back=9)), day, SMALL)
     for row in day_rows + intraday_rows:
+        assert row["user_key"] == 1
         at_ms = as_ms(row["event_timestamp"])
         of_day = "long_click_ts" not in row
         for prefix in ("click", "query", *(() if of_day else LONG_TERM)):
@@ -158,10 +180,9 @@ def rows_of(
     return day_rows, intraday_rows
 
 
-def of_history(
-    arrived: list[Arrival], rows: Any, *, click_actions: tuple[str, ...] = ("click",)
-) -> list[Any]:
-    return list(rows(history_of(arrived, click_actions=click_actions))) if arrived else []
+def of_history(arrived: list[Arrival], rows: Any, **read_as: Any) -> list[Any]:
+    """Batches of rows; `read_as` goes to `history_of`."""
+    return list(rows(history_of(arrived, **read_as))) if arrived else []
 
 
 def built(day: int) -> Any:
