@@ -102,7 +102,7 @@ def merge(*parts: Sequence, limit: int | None) -> Sequence:
 
 def _int64(values: Iterable[int]) -> Int64s:
     if isinstance(values, np.ndarray):
-        return values.astype(np.int64, copy=False)
+        return np.asarray(values, np.int64)
     return np.fromiter(values, dtype=np.int64)
 
 

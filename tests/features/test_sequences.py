@@ -76,6 +76,15 @@ def test_queries_merge_by_time_and_search() -> None:
     assert merged.event.tolist() == [8, 7]
 
 
+def test_keys_and_times_are_64_bits_whatever_they_came_as() -> None:
+    short = np.array([1, 2], np.int32)
+    for sequence in (items(short, short, short), items([1, 2], iter((1, 2)), (1, 2))):
+        assert {sequence.ts.dtype, sequence.event.dtype, sequence.value.dtype} == {
+            np.dtype("int64")
+        }
+        assert as_lines(sequence) == [(1, 1, 1), (2, 2, 2)]
+
+
 def test_merging_nothing_gives_nothing_of_its_own_kind() -> None:
     assert len(merge(limit=3)) == 0
     assert merge(EMPTY_QUERIES, EMPTY_QUERIES, limit=3).value.dtype == object

@@ -89,6 +89,8 @@ def test_rows_hold_each_event_once_and_none_of_other_days(data: st.DataObject, d
         assert row["user_key"] == 1
         at_ms = as_ms(row["event_timestamp"])
         of_day = "long_click_ts" not in row
+        if of_day:  # a row for each moment of a click or a query, and for no other
+            assert at_ms in row["click_ts"] + row["query_ts"]
         for prefix in ("click", "query", *(() if of_day else LONG_TERM)):
             times, events = row[f"{prefix}_ts"], row[f"{prefix}_events"]
             assert len(set(zip(times, events, strict=True))) == len(times)
