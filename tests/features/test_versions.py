@@ -14,7 +14,7 @@ from jobs.batch import user_day, user_intraday, user_stats
 from pagoda.features import USER_DAY, candidates_of
 from pagoda.windows import WindowSpec, cut
 from tests.features import arrivals as generated
-from tests.features.histories import DAY, arrivals, days, history_of, midnights, times_of_day
+from tests.features.histories import DAY, DAYS, arrivals, days, history_of, midnights, times_of_day
 from tests.features.test_windows import SMALL, as_lists, defined
 from tests.oracles import features as oracle
 from tests.oracles.features import Arrival
@@ -144,6 +144,43 @@ def test_a_late_click_makes_a_second_version_of_each_later_row_it_changes() -> N
         (29, on_time.ingested, [1]),
         (29, late.ingested, [1, 2]),
     ]
+
+
+@pytest.mark.parametrize("known_at", [0, 1, 3_600_000])
+def test_what_becomes_known_when_the_day_has_begun_is_a_version_of_its_own(known_at: int) -> None:
+    """Also an event at the very start of what the row looks at, and one of the last millisecond."""
+    day, span = DAYS[0], SMALL.recent_days + SMALL.long_term_days
+    on_time = Happening(ts=day - DAY, key=1, what=1, action="click")
+    happened = [
+        Happening(ts=day - span * DAY, key=2, what=2, action="click"),
+        Happening(ts=day - 1, key=3, what=0, action="click"),
+    ]
+    for late in happened:
+        arrived = [
+            Arrival(user="u", ingested=on_time.ts, happening=on_time),
+            Arrival(user="u", ingested=day + known_at, happening=late),
+        ]
+        make = partial(user_day.of_user, 1, days=midnights(day, 1), spec=SMALL)
+        rows = [row for batch in of_history(arrived, make) for row in batch.to_pylist()]
+        versions = [
+            (as_ms(row["created"]), sorted(row["click_events"] + row["long_click_events"]))
+            for row in rows
+        ]
+        assert versions == [(on_time.ts, [1]), (day + known_at, [1, late.key])]
+
+
+def test_a_history_is_sorted_and_says_what_an_event_has_not() -> None:
+    at = DAYS[0]
+    click = Happening(ts=at, key=2, what=7, action="click")
+    earlier = Happening(ts=at, key=1, what="tea", action="search")
+    history = history_of(
+        [Arrival(user="u", ingested=at, happening=each) for each in (click, earlier)],
+        prices={7: 1.5},
+    )
+    assert history.key.tolist() == [1, 2]
+    assert history.item.tolist() == [0, 7]
+    assert history.query.to_pylist() == ["tea", None]
+    assert np.array_equal(history.price, [np.nan, 1.5], equal_nan=True)
 
 
 def moment(data: st.DataObject, arrived: list[Arrival], day: int, time: int) -> int:
