@@ -53,7 +53,7 @@ hypothesis.settings.register_profile(
     "pagoda", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 # `make mutate`: the same examples for every mutant, and a failure need not be made small.
-for name, max_examples in (("mutation", 12), ("mutation-thorough", 150)):
+for name, max_examples in (("mutation", 12), ("mutation-thorough", 80)):
     hypothesis.settings.register_profile(
         name,
         hypothesis.settings.get_profile("pagoda"),

@@ -41,7 +41,11 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """One change: `before` and `after` are the lines that differ, each in one line."""
+    """One change.
+
+    Attributes:
+        before, after: of one that survived, the lines that differ, joined to one line each.
+    """
 
     key: str
     module: str
@@ -66,7 +70,7 @@ def main(
 ) -> None:
     """Test mutants, then show the score by module.
 
-    Raises: CheckFailed if a mutant survived, or one that is listed was not found.
+    Raises: CheckFailed if a mutant survived or was not tested, or what is listed was not found.
     """
     os.chdir(PROJECT_ROOT)
     listed = Listed.read()
@@ -76,14 +80,17 @@ def main(
             _run(jobs, profile)
     found = list(mutants())
     console.emit_table(score(found, listed), as_json=as_json)
-    survived = [each for each in found if listed.verdict(each) == "survived"]
-    gone = listed.gone(found)
-    if survived or gone:
+    problems = [
+        f"{each.key}: {each.status}\n      {each.before}\n      {each.after}"
+        for each in found
+        if listed.verdict(each) in ("survived", "not checked")
+    ]
+    problems += [f"listed, but gone or noticed: {each}" for each in listed.gone(found)]
+    if problems:
         raise CheckFailed(
-            "mutants were not noticed, or some that are listed are gone",
+            "mutants were not noticed or not tested, or what is listed is gone",
             next_step=f"Write a test that notices them, or list them in {LISTED} with the reason.",
-            problems=[f"{each.key}\n      {each.before}\n      {each.after}" for each in survived]
-            + [f"listed, but gone or noticed: {each}" for each in gone],
+            problems=problems,
         )
 
 
@@ -154,7 +161,7 @@ def mutants() -> Iterator[Mutant]:
             assert named, key
             owner = f"{named['owner']}." if named["owner"] else ""
             status = status_by_exit_code[exit_code]
-            before, after = ("", "") if status in _KILLED else _change(key, path)
+            before, after = _change(key, path) if status == "survived" else ("", "")
             yield Mutant(
                 key=key,
                 module=named["module"],
