@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pagoda.errors import InputError
@@ -223,17 +222,11 @@ def _items_in(row: Mapping[str, Any], prefix: str) -> Sequence:
     ts = row.get(f"{prefix}_ts")
     if ts is None or len(ts) == 0:
         return EMPTY_ITEMS
-    return items(
-        np.asarray(ts, np.int64),
-        np.asarray(row[f"{prefix}_events"], np.int64),
-        np.asarray(row[f"{prefix}_items"], np.int64),
-    )
+    return items(ts, row[f"{prefix}_events"], row[f"{prefix}_items"])
 
 
 def _queries_in(row: Mapping[str, Any]) -> Sequence:
     ts = row.get("query_ts")
     if ts is None or len(ts) == 0:
         return EMPTY_QUERIES
-    return queries(
-        np.asarray(ts, np.int64), np.asarray(row["query_events"], np.int64), row["query_texts"]
-    )
+    return queries(ts, row["query_events"], row["query_texts"])

@@ -121,7 +121,7 @@ def _distinct(joined: Sequence) -> Sequence:
 
 def _int64(values: Iterable[int]) -> Int64s:
     if isinstance(values, np.ndarray):
-        return values.astype(np.int64, copy=False)
+        return np.asarray(values, np.int64)
     return np.fromiter(values, dtype=np.int64)
 
 

@@ -123,7 +123,7 @@ def cut(candidates: Candidates, *, at_ms: int, spec: WindowSpec) -> Windows:
     boundary = max(len(clicks) - spec.real_time, 0)
     return Windows(
         real_time=clicks.where(slice(boundary, None)),
-        short_term=clicks.where(slice(0, boundary)),
+        short_term=clicks.where(slice(boundary)),
         long_term={
             action: _between(
                 candidates.long_term.get(action, EMPTY_ITEMS), long_start, recent_start
@@ -136,5 +136,5 @@ def cut(candidates: Candidates, *, at_ms: int, spec: WindowSpec) -> Windows:
 
 def _between(sequence: Sequence, from_ms: int, to_ms: int) -> Sequence:
     """Events with from_ms <= ts < to_ms; a sequence is sorted by time."""
-    first, last = sequence.ts.searchsorted([from_ms, to_ms], side="left")
+    first, last = sequence.ts.searchsorted([from_ms, to_ms])
     return sequence.where(slice(int(first), int(last)))

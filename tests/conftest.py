@@ -6,6 +6,7 @@ also on Ctrl-C. Rooms keep their own fixtures in their own folders.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -51,7 +52,17 @@ CHROMIUM_ARGUMENTS = [
 hypothesis.settings.register_profile(
     "pagoda", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-hypothesis.settings.load_profile("pagoda")
+# `make mutate`: the same examples for every mutant, and a failure need not be made small.
+for name, max_examples in (("mutation", 12), ("mutation-thorough", 80)):
+    hypothesis.settings.register_profile(
+        name,
+        hypothesis.settings.get_profile("pagoda"),
+        derandomize=True,
+        database=None,
+        max_examples=max_examples,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    )
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pagoda"))
 NewHome = Callable[[], Settings]
 Home = Callable[[str], Settings]
 _FETCHED = load(home=home_folder())
@@ -60,6 +71,14 @@ _FETCHED = load(home=home_folder())
 def pytest_configure() -> None:
     """A polite kill ends the servers too, as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make mutate` wants to know soon: the quickest tests first, by what mutmut has measured."""
+    measured = Path("mutmut-stats.json")  # it runs the tests in its folder
+    if measured.exists():
+        seconds = json.loads(measured.read_text())["duration_by_test"]
+        items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
 
 
 @pytest.fixture(scope="session")

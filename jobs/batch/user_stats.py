@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
@@ -58,20 +56,19 @@ def _rows(user_key: int, view: View, history: History, days: Int64s) -> pa.Recor
 
 
 def _count(history: History, role: int, starts: Int64s, stops: Int64s) -> pa.Array:
-    return _set_in(history.role & role, starts, stops)
+    return _inside(history.positions(role), starts, stops)
 
 
 def _active_days(history: History, role: int, starts: Int64s, stops: Int64s) -> pa.Array:
     acted = history.positions(role)
-    first_of_day = np.zeros(len(history), np.int8)
-    first_of_day[acted[np.diff(history.ts[acted] // DAY_MS, prepend=-1) != 0]] = 1
-    return _set_in(first_of_day, starts, stops)
+    # Windows begin at midnight: a day is in one if its first event is.
+    _, first_of_day = np.unique(history.ts[acted] // DAY_MS, return_index=True)
+    return _inside(acted[first_of_day], starts, stops)
 
 
-def _set_in(flags: npt.NDArray[Any], starts: Int64s, stops: Int64s) -> pa.Array:
-    """How many are set in each window."""
-    before = np.concatenate([[0], np.cumsum(flags != 0)])
-    return pa.array(before[stops] - before[starts])
+def _inside(positions: Int64s, starts: Int64s, stops: Int64s) -> pa.Array:
+    """How many of these positions lie in each window."""
+    return pa.array(positions.searchsorted(stops) - positions.searchsorted(starts))
 
 
 def _distinct_items(history: History, role: int, starts: Int64s, stops: Int64s) -> pa.Array:
@@ -85,8 +82,7 @@ def _distinct_items(history: History, role: int, starts: Int64s, stops: Int64s) 
         [
             int(np.count_nonzero(before[start:stop] < start))
             for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-        ],
-        pa.int64(),
+        ]
     )
 
 
@@ -97,7 +93,7 @@ def _mean_price(history: History, role: int, starts: Int64s, stops: Int64s) -> p
     # with the range of days, and a rerun must not.
     windows = zip(priced.searchsorted(starts), priced.searchsorted(stops), strict=True)
     means = [prices[start:stop].mean() if stop > start else None for start, stop in windows]
-    return pa.array(means, pa.float64())
+    return pa.array(means)
 
 
 # (history, role, where each day's window starts and stops in the history) -> a value a day

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pagoda.forgotten import Forgotten
 from pagoda.sequences import EMPTY_ITEMS, EMPTY_QUERIES, Sequence, items, merge, queries
 from pagoda.windows import DAY_MS, Candidates, WindowSpec, start_of_day
 
@@ -47,13 +48,29 @@ def advance(stored: Candidates, new: Candidates, *, now_ms: int, spec: WindowSpe
     )
 
 
+def remembered(forgotten: Forgotten, user: int, candidates: Candidates) -> Candidates:
+    """Without what the user asked to be forgotten."""
+    until_ms = forgotten.until_ms.get(user)
+    if until_ms is None:
+        return candidates
+    clicks, asked = candidates.clicks, candidates.queries
+    return Candidates(
+        clicks=clicks.where(clicks.ts >= until_ms), queries=asked.where(asked.ts >= until_ms)
+    )
+
+
+def equal(left: Candidates, right: Candidates) -> bool:
+    """Whether rows of both would hold the same."""
+    return left.clicks == right.clicks and left.queries == right.queries
+
+
 def _keep(sequence: Sequence, first_ms: int, now_ms: int, limit: int) -> Sequence:
     """Events since `first_ms`: the newest `limit` of those up to now, and all that lie ahead.
 
     Were those ahead counted, an event from a fast clock would push out one that a request of
     this moment must see.
     """
-    first, ahead = sequence.ts.searchsorted([first_ms, now_ms + 1], side="left").tolist()
+    first, ahead = sequence.ts.searchsorted([first_ms, now_ms + 1]).tolist()
     start = max(first, ahead - limit)
     return sequence.where(slice(start, None)) if start > 0 else sequence
 

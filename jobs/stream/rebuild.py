@@ -17,8 +17,8 @@ from typing import Literal
 
 from jobs.stream.click_actions import ClickActions
 from jobs.stream.known import LakePart, TopicsPart
-from jobs.stream.merge import advance
-from jobs.stream.state import OnlineState, Stored, equal, remembered
+from jobs.stream.merge import advance, equal, remembered
+from jobs.stream.state import OnlineState, Stored
 from pagoda.errors import Conflict
 from pagoda.features import CANDIDATES
 from pagoda.forgotten import Forgotten, consulted, copying
@@ -146,7 +146,7 @@ def _portion(
             )
             if done.lost:
                 wanted = advance(wanted, before, now_ms=now_ms, spec=spec)
-            fault = _fault(stored, before, wanted, now_ms=now_ms, spec=spec)
+            fault = fault_of(stored, before, wanted, now_ms=now_ms, spec=spec)
             if fault and not attempt:
                 setattr(done, fault, getattr(done, fault) + 1)
             if fault:
@@ -166,7 +166,7 @@ def _portion(
     )
 
 
-def _fault(
+def fault_of(
     stored: Stored, before: Candidates, wanted: Candidates, *, now_ms: int, spec: WindowSpec
 ) -> Literal["", "missing", "damaged", "wrong", "behind"]:
     """What is the matter with a row that holds `before`, if anything."""

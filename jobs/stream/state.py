@@ -16,11 +16,11 @@ from typing import Any
 import redis
 import structlog
 
-from jobs.stream.merge import Arrivals, advance, changed_columns
+from jobs.stream.merge import Arrivals, advance, changed_columns, equal, remembered
 from pagoda import faults, online_layout
 from pagoda.errors import Conflict, DependencyDown
 from pagoda.features import USER_INTRADAY, candidates_of
-from pagoda.forgotten import Forgotten, consulted
+from pagoda.forgotten import consulted
 from pagoda.online import connect
 from pagoda.online_layout import Damaged, Keys
 from pagoda.settings import Settings
@@ -172,22 +172,6 @@ class OnlineState:
         if known is not None and known != self._connections:
             raise DependencyDown("redis", "it was away for a moment and may have lost writes")
         return answer
-
-
-def remembered(forgotten: Forgotten, user: int, candidates: Candidates) -> Candidates:
-    """Without what the user asked to be forgotten."""
-    until_ms = forgotten.until_ms.get(user)
-    if until_ms is None:
-        return candidates
-    clicks, asked = candidates.clicks, candidates.queries
-    return Candidates(
-        clicks=clicks.where(clicks.ts >= until_ms), queries=asked.where(asked.ts >= until_ms)
-    )
-
-
-def equal(left: Candidates, right: Candidates) -> bool:
-    """Whether rows of both would hold the same."""
-    return left.clicks == right.clicks and left.queries == right.queries
 
 
 def _stored(user: int, held: Sequence[bytes | None]) -> Stored:

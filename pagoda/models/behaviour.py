@@ -125,6 +125,6 @@ def encode(
 
 
 def _item_numbers(keys: list[npt.NDArray[Any]], catalogue: Catalogue) -> Ragged:
-    lengths = np.fromiter((len(each) for each in keys), np.int64, len(keys))
-    flat = np.concatenate(keys) if keys else np.empty(0, np.int64)
-    return Ragged.from_lengths(catalogue.numbers(flat.astype(np.int64)), lengths)
+    lengths = np.array([len(each) for each in keys], np.int64)
+    flat = np.concatenate([np.empty(0, np.int64), *keys])
+    return Ragged.from_lengths(catalogue.numbers(flat), lengths)

@@ -54,7 +54,9 @@ def arrivals(draw: st.DrawFn, around: int, *, back: int, size: int = 40) -> list
     for each in draw(happenings(around, back=back, size=size)):
         delays = draw(
             st.lists(
-                st.sampled_from((-1000, 0, 1, 5000)) | st.integers(0, 3 * DAY),
+                st.sampled_from((-1000, 0, 1, 5000))
+                | st.integers(0, 3 * DAY)
+                | st.integers(1, 12).map(lambda late_days: late_days * DAY),
                 min_size=1,
                 max_size=2,
             )
