@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -29,8 +29,9 @@ import psutil
 import typer
 
 from jobs.bench.traffic import Traffic, fill
-from jobs.checks.positions import Positions
+from jobs.checks.positions import Ends, Positions
 from jobs.simulate.live import Clock, Outlet, Plan
+from jobs.stream import readiness
 from jobs.world import World, remove, world
 from pagoda import topics
 from pagoda.bench import Cost, Watch, interleaved, median, report
@@ -179,13 +180,23 @@ class Race:
             ends = positions.ends()
             positions.wait_consumed(ends, _START_S + sum(ends.values()) / _SLOWEST)
 
+    def wait_until_read(self) -> None:
+        """Until a consumer that was started again has read its last seconds again."""
+        with topics.admin(self._settings) as admin:
+            ends = Positions(self._settings, admin).ends()
+        give_up = time.monotonic() + _START_S
+        while not _reached(readiness.read(self._settings, _OURS) or {}, ends):
+            if time.monotonic() > give_up:
+                raise CheckFailed(f"the consumer did not catch up within {_START_S:g} s")
+            time.sleep(0.1)
+
     def row(self, name: str, costs: list[Cost]) -> dict[str, Any]:
         """A contestant's line in the table."""
         middle, events = median(costs), self._asked.events
         return _row(
             f"{name}, topics filled",
             events_s=round(events / middle.seconds),
-            events_cpu_s=round(events / middle.cpu_seconds),
+            events_cpu_s=_per_cpu_second(events, middle),
             peak_mb=round(middle.peak_mb),
             start_s=round(statistics.median(self.start_s[name]), 2),
         )
@@ -235,6 +246,10 @@ class Race:
         rows = reader.read_many([key_of("user", user) for user in users], _now_ms())
         held = [row[USER_INTRADAY.name] for row in rows]
         self.clicks_a_row = round(statistics.mean(len(row["click_ts"]) for row in held if row), 1)
+
+
+def _reached(positions: Mapping[str, Mapping[int, int]], ends: Ends) -> bool:
+    return all(positions.get(at.topic, {}).get(at.partition, 0) >= end for at, end in ends.items())
 
 
 # Freshness ---------------------------------------------------------------------------------------
@@ -311,7 +326,7 @@ def freshness(
     return _row(
         f"{_OURS}, {rate:,.0f} events/s",
         events_s=round(sent / cost.seconds),
-        events_cpu_s=round(sent / cost.cpu_seconds),
+        events_cpu_s=_per_cpu_second(sent, cost),
         peak_mb=round(cost.peak_mb),
         samples=len(sampled.seconds),
         p50_ms=round(p50),
@@ -339,7 +354,7 @@ def _row(
     what: str,
     *,
     events_s: int,
-    events_cpu_s: int,
+    events_cpu_s: int | None,
     peak_mb: int,
     start_s: float | None = None,
     samples: int | None = None,
@@ -372,6 +387,11 @@ def _facts(asked: Load, race: Race, rows: list[dict[str, Any]]) -> dict[str, Any
         "share of the confluent-kafka loop": round(ours / librdkafka, 3),
         "goals": "20,000 events/s on one core, 0.25 of the kafka-python loop, p99 below 500 ms",
     }
+
+
+def _per_cpu_second(events: int, cost: Cost) -> int | None:
+    """None where too little was used for the clock of processes, which ticks every 10 ms."""
+    return round(events / cost.cpu_seconds) if cost.cpu_seconds else None
 
 
 def _cpu_s(redis: Any) -> float:

@@ -43,14 +43,17 @@ def test_everything_is_healed_while_events_arrive(
     stream_home: Settings, producer: KafkaProducer, jobs: Jobs
 ) -> None:
     jobs.start("sequences")
+    spoilt = ("rebuilt-35", "rebuilt-36")
     sent = history("rebuilt", 3_000)
+    # Nothing more comes of these: the consumer would heal a damaged row by itself.
+    sent[2000:] = [each for each in sent[2000:] if each["user_id"] not in spoilt]
     send(stream_home, producer, sent[:1000])
     _land(stream_home)  # what comes from now on is only in Kafka
     send(stream_home, producer, sent[1000:2000])
     wait_until_consumed(stream_home)
 
     forget(stream_home, [each for each in sent if each["user_id"] < "rebuilt-3"])
-    _spoil(stream_home, "rebuilt-35", "rebuilt-36")
+    _spoil(stream_home, *spoilt)
     with _arriving(stream_home, sent[2000:]):
         done = _rebuild(stream_home)
     assert (done.damaged, done.wrong) == (1, 1)
