@@ -119,7 +119,7 @@ def bench(private: World, asked: Load) -> tuple[list[dict[str, Any]], dict[str, 
         rounds=asked.rounds,
     )
     with race.consumer() as consumer:
-        race.wait_until_consumed()
+        race.wait_until_read()
         fresh = [freshness(private, consumer, traffic, rate, asked.seconds) for rate in asked.rates]
         race.wait_until_consumed()
     rows = [race.row(name, costs[name]) for name in costs] + fresh
