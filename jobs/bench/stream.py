@@ -14,12 +14,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +111,7 @@ def main(
 
 def bench(private: World, asked: Load) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of the table, and what is to be known about them."""
-    traffic = Traffic(users=asked.users, skew=asked.skew, seed=asked.seed, name="bench")
+    traffic = _traffic(asked, "bench")
     topics.ensure(private.settings)
     fill(private.settings, traffic, count=asked.events, until_ms=_now_ms())
     race = Race(private, asked, traffic)
@@ -120,10 +121,17 @@ def bench(private: World, asked: Load) -> tuple[list[dict[str, Any]], dict[str, 
     )
     with race.consumer() as consumer:
         race.wait_until_read()
-        fresh = [freshness(private, consumer, traffic, rate, asked.seconds) for rate in asked.rates]
+        fresh = [
+            freshness(private, consumer, _traffic(asked, f"live-{number}"), rate, asked.seconds)
+            for number, rate in enumerate(asked.rates)
+        ]
         race.wait_until_consumed()
     rows = [race.row(name, costs[name]) for name in costs] + fresh
     return rows, _facts(asked, race, rows)
+
+
+def _traffic(asked: Load, name: str) -> Traffic:
+    return Traffic(users=asked.users, skew=asked.skew, seed=asked.seed, name=name)
 
 
 class Race:
@@ -267,16 +275,6 @@ class Sampled:
     waiting: dict[int, tuple[int, int, float]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
 
-    def note(self, values: list[str]) -> None:
-        """Follow the first click of a batch that is about to be sent."""
-        for value in values:
-            fields = orjson.loads(value)
-            if fields.get("action") == "click":
-                user = key_of("user", fields["user_id"])
-                event = key_of("event", fields["event_id"])
-                self.waiting.setdefault(user, (event, fields["ts"], time.monotonic()))
-                return
-
     def look(self, reader: OnlineReader) -> None:
         """Read the users that are waited for, as serving does."""
         awaited = list(self.waiting.items())
@@ -304,15 +302,27 @@ def freshness(
     Raises: CheckFailed if one never came.
     """
     reader, sampled = OnlineReader(private.settings, SEQUENCES_V1), Sampled()
-    sender = threading.Thread(
-        target=_send, args=(private.settings, traffic, rate, seconds, sampled), daemon=True
-    )
-    before = traffic.taken
+    # A process of its own: two busy threads of one would wait for each other, and be measured.
+    processes = get_context("spawn")
+    said, says = processes.Pipe(duplex=False)
+    plan = Plan(rate=rate, seconds=seconds)
+    sender = processes.Process(target=_send, args=(private.settings, traffic, plan, says))
+    sender.start()
+    says.close()
+    said.recv()  # it has begun
+    sent = None
     with Watch(consumer) as watch:
-        sender.start()
-        while sender.is_alive():
+        while sent is None:
+            while sent is None and said.poll():
+                heard = said.recv()
+                if isinstance(heard, int):
+                    sent = heard
+                else:
+                    user, *followed = heard
+                    sampled.waiting.setdefault(user, tuple(followed))
             sampled.look(reader)
             time.sleep(_POLL_S)
+    sender.join()
     lost_at = time.monotonic() + _LOST_S
     while sampled.waiting:
         if time.monotonic() > lost_at:
@@ -321,7 +331,7 @@ def freshness(
             )
         sampled.look(reader)
         time.sleep(_POLL_S)
-    sent, cost = traffic.taken - before, watch.cost
+    cost = watch.cost
     p50, p95, p99 = np.percentile(np.array(sampled.seconds) * 1000, (50, 95, 99))
     return _row(
         f"{_OURS}, {rate:,.0f} events/s",
@@ -335,16 +345,29 @@ def freshness(
     )
 
 
-def _send(
-    settings: Settings, traffic: Traffic, rate: float, seconds: float, sampled: Sampled
-) -> None:
-    outlet, clock = Outlet(settings), Clock(Plan(rate=rate, seconds=seconds))
+def _send(settings: Settings, traffic: Traffic, plan: Plan, says: Connection) -> None:
+    """Say None, then of each batch which click to follow, then how many messages were sent."""
+    outlet = Outlet(settings)
+    says.send(None)
+    clock = Clock(plan)
     while size := clock.next_size():
         clock.take(size)
         batch = traffic.take(size, at_ms=_now_ms())
-        sampled.note(batch.values)
+        if (click := first_click(batch.values)) is not None:
+            says.send((*click, time.monotonic()))
         outlet.send(batch)
     outlet.close()
+    says.send(clock.taken)
+
+
+def first_click(values: list[str]) -> tuple[int, int, int] | None:
+    """User key, event key and time of the first click in a batch."""
+    for value in values:
+        fields = orjson.loads(value)
+        if fields.get("action") == "click":
+            user, event = fields["user_id"], fields["event_id"]
+            return key_of("user", user), key_of("event", event), fields["ts"]
+    return None
 
 
 # What is shown -----------------------------------------------------------------------------------
