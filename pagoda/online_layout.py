@@ -51,15 +51,17 @@ def _feast_value() -> Any:
 _VALUE_PB2 = _feast_value()
 Value = _VALUE_PB2.Value
 _STRING, _INT64 = _VALUE_PB2.ValueType.STRING, _VALUE_PB2.ValueType.INT64
-# Arrow type of a column: the field of Value that holds it.
-_FIELD: Mapping[pa.DataType, str] = {
-    INT64S: "int64_list_val",
-    TEXTS: "string_list_val",
-    pa.int64(): "int64_val",
-    pa.float64(): "double_val",
-    pa.string(): "string_val",
-    pa.bool_(): "bool_val",
+# The field of Value that holds a column's values: the column's Arrow type. This way round, because
+# to hash an Arrow type takes longer than to decode a short list.
+_KIND: Mapping[str, pa.DataType] = {
+    "int64_list_val": INT64S,
+    "string_list_val": TEXTS,
+    "int64_val": pa.int64(),
+    "double_val": pa.float64(),
+    "string_val": pa.string(),
+    "bool_val": pa.bool_(),
 }
+_LISTS = frozenset({"int64_list_val", "string_list_val"})
 
 
 class Damaged(Exception):
@@ -135,7 +137,7 @@ def encode(view: View, columns: Row) -> dict[bytes, bytes]:
     held = {}
     for column, values in columns.items():
         value = Value()
-        into = getattr(value, _FIELD[view.columns[column]])
+        into = getattr(value, _holder(view.columns[column]))
         into.SetInParent()  # an empty list is not a null
         into.val.extend(values)
         held[_field(f"{view.name}:{column}")] = value.SerializeToString()
@@ -169,7 +171,11 @@ def _value(kind: pa.DataType, raw: bytes | None) -> Any:
     found = value.WhichOneof("val")
     if found is None:
         return None
-    if found != _FIELD[kind]:
-        raise Damaged(f"expected {_FIELD[kind]}, found {found}")
+    if _KIND.get(found) != kind:
+        raise Damaged(f"expected {_holder(kind)}, found {found}")
     held = getattr(value, found)
-    return list(held.val) if pa.types.is_list(kind) else held
+    return list(held.val) if found in _LISTS else held
+
+
+def _holder(kind: pa.DataType) -> str:
+    return next(field for field, held in _KIND.items() if held == kind)

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from jobs.bench.stream import Load, Race, Sampled, bench
+from jobs.bench.stream import Load, Race, Sampled, bench, first_click
 from jobs.bench.traffic import Traffic
 from jobs.world import World
 from pagoda import topics
@@ -132,7 +132,9 @@ def test_a_click_that_is_followed_has_come_when_the_row_shows_it(
 ) -> None:
     sampled = Sampled()
     click = {"action": "click", "user_id": "u", "event_id": "n-0", "ts": 7}
-    sampled.note([orjson.dumps({"query": "tea"}).decode(), orjson.dumps(click).decode()])
+    followed = first_click([orjson.dumps({"query": "tea"}).decode(), orjson.dumps(click).decode()])
+    assert followed == (key_of("user", "u"), key_of("event", "n-0"), 7)
+    sampled.waiting[followed[0]] = (*followed[1:], 0.0)
     row = {
         "click_ts": [ts for ts, _ in held],
         "click_events": [key_of("event", name) for _, name in held],
