@@ -51,7 +51,8 @@ def main(
     loaded = settings.load()
     need_gb = 0.5 + (rows + feature_rows) / 1e6 * _GB_PER_MILLION
     people.print(f"up to {need_gb:.1f} GB of disk", highlight=False)
-    with own_home(loaded, keep=keep, need_gb=need_gb) as home:
+    folder = keep and keep / f"{feature_rows}-{seed}"
+    with own_home(loaded, keep=folder, need_gb=need_gb) as home:
         held, costs, starts = contest(
             home, requests=rows, feature_rows=feature_rows, seed=seed, rounds=rounds
         )
