@@ -17,12 +17,12 @@ import typer
 from pagoda import settings, store
 from pagoda.bench import Cost, interleaved, median, report
 from pagoda.console import people, run
-from pagoda.contest import differences, own_home, run_alone
+from pagoda.contest import differences, own_home, require_peers, run_alone
 from pagoda.errors import CheckFailed
 from pagoda.settings import Settings
 from training import bench_rows
-from training.bench_joins import NAMES
 
+NAMES = ("pagoda", "feast", "duckdb", "polars")
 _GB_PER_MILLION = 3.0  # the lake, and four contestants' rows
 _GOAL_RATIO = 5.0
 COMPARED = ["user_key", "t_ms"] + [
@@ -48,6 +48,7 @@ def main(
     Takes some 3 GB of disk for a million rows of features and requests, under
     $PAGODA_HOME/scratch unless --keep.
     """
+    require_peers()
     loaded = settings.load()
     need_gb = 0.5 + (rows + feature_rows) / 1e6 * _GB_PER_MILLION
     people.print(f"up to {need_gb:.1f} GB of disk", highlight=False)
