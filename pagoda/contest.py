@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ from pagoda.settings import PROJECT_ROOT, Settings, load
 
 _MARK = "made-by-bench"
 _SAID = "contestant: "
+
+
+def require_peers() -> None:
+    """Raises: MachineError if the peers are not installed."""
+    if find_spec("duckdb") is None:
+        raise MachineError(
+            "DuckDB is not installed, a peer of this bench",
+            next_step="Install Pagoda with its extra `dev`, or run `make setup`.",
+        )
 
 
 @contextmanager

@@ -17,12 +17,12 @@ import typer
 from pagoda import settings, store
 from pagoda.bench import Cost, interleaved, median, report
 from pagoda.console import people, run
-from pagoda.contest import differences, own_home, run_alone
+from pagoda.contest import differences, own_home, require_peers, run_alone
 from pagoda.errors import CheckFailed
 from pagoda.settings import Settings
 from training import bench_rows
-from training.bench_joins import NAMES
 
+NAMES = ("pagoda", "feast", "duckdb", "polars")
 _GB_PER_MILLION = 3.0  # the lake, and four contestants' rows
 _GOAL_RATIO = 5.0
 COMPARED = ["user_key", "t_ms"] + [
@@ -48,10 +48,12 @@ def main(
     Takes some 3 GB of disk for a million rows of features and requests, under
     $PAGODA_HOME/scratch unless --keep.
     """
+    require_peers()
     loaded = settings.load()
     need_gb = 0.5 + (rows + feature_rows) / 1e6 * _GB_PER_MILLION
     people.print(f"up to {need_gb:.1f} GB of disk", highlight=False)
-    with own_home(loaded, keep=keep, need_gb=need_gb) as home:
+    folder = keep and keep / f"{feature_rows}-{seed}"
+    with own_home(loaded, keep=folder, need_gb=need_gb) as home:
         held, costs, starts = contest(
             home, requests=rows, feature_rows=feature_rows, seed=seed, rounds=rounds
         )

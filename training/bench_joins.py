@@ -30,7 +30,6 @@ from pagoda.windows import DAY_MS
 from training import rows
 from training.bench_rows import SERVICE
 
-NAMES = ("pagoda", "feast", "duckdb", "polars")
 MEMORY_LIMIT = "6GB"  # of DuckDB; beyond it it works on disk
 
 app = typer.Typer(help="One contestant of `pagoda bench pit`.")

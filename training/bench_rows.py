@@ -3,8 +3,9 @@
     a seeded generator -> user_day, user_intraday, user_stats; requests: user_key, t_ms
 
 A third of the rows each. A twentieth of them came late, as further versions of their row, so that
-what was known at a moment is not simply the newest. Requests follow Zipf's law over users.
-Lists are as long as those of a shopper of the simulator: some 70 events a `user_day` row.
+what was known at a moment is not simply the newest. Requests follow Zipf's law over users, with
+an exponent of 0.6. Lists are about as long as those of a simulated shopper: some 70 events a
+`user_day` row.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ DAYS = 20
 _FIRST = (date(2026, 9, 1) - date(1970, 1, 1)).days
 _LATE = 0.05
 _INTRADAY_ROWS = 1.0  # a user and day, on average
-_SKEW = 1.1
+_SKEW = 0.6  # the n-th user asks in proportion to n to the power of minus this
 _MEAN_LENGTH = {"click": 15, "query": 10, "long_click": 35, "long_buy": 4, "long_collect": 4}
 _QUERIES = [f"words of query {number}" for number in range(1_000)]
 
@@ -36,24 +37,28 @@ Int64s = npt.NDArray[np.int64]
 
 
 def fill(settings: Settings, *, rows: int, seed: int, days: int = DAYS) -> dict[str, int]:
-    """Write about so many rows in all, if the lake is empty. Returns: how many each view has."""
+    """Write about so many rows in all, once. Returns: how many each view has."""
     lake.create_all(settings)
-    if not _count(settings, SERVICE.views[0]):
+    filled = settings.home / "filled"
+    if not filled.exists():
         dice = np.random.default_rng(seed)
         users = np.sort(dice.integers(1, 2**62, max(1, rows // (len(SERVICE.views) * days))))
         for view in SERVICE.views:
+            lake.overwrite(settings, view.table, view.table.schema.empty_table())
             table = lake.open_table(settings, view.table)
             for day in range(days):
                 table.append(_of_day(view, users, (_FIRST + day) * DAY_MS, dice))
+        filled.touch()
     return {view.name: _count(settings, view) for view in SERVICE.views}
 
 
 def requests(settings: Settings, *, count: int, seed: int, days: int = DAYS) -> pl.DataFrame:
-    """Distinct (user_key, t_ms), most of them of few users; some users have no features."""
+    """Distinct (user_key, t_ms), many of few users; a hundredth of users without features."""
     dice = np.random.default_rng(seed + 1)
     table = lake.scan(settings, SERVICE.views[0].table).select("user_key").unique().sort("user_key")
     users = dice.permutation(table.collect(engine="streaming")["user_key"].to_numpy())
-    chosen = users[np.minimum(dice.zipf(_SKEW, count) - 1, len(users) - 1)]
+    share = np.arange(1, len(users) + 1) ** -_SKEW
+    chosen = dice.choice(users, count, p=share / share.sum())
     unknown = dice.random(count) < 0.01
     chosen[unknown] += 1
     t_ms = _FIRST * DAY_MS + dice.integers(0, (days + 2) * DAY_MS, count)

@@ -21,7 +21,7 @@ from jobs.bench.contestant import NAMES
 from pagoda import features, settings
 from pagoda.bench import Cost, interleaved, median, report
 from pagoda.console import people, run
-from pagoda.contest import differences, own_home, run_alone
+from pagoda.contest import differences, own_home, require_peers, run_alone
 from pagoda.errors import CheckFailed
 from pagoda.settings import Settings
 
@@ -52,6 +52,7 @@ def main(
 
     Takes some 0.8 GB of disk for a million events, under $PAGODA_HOME/scratch unless --keep.
     """
+    require_peers()
     loaded = settings.load()
     sizes = sorted(events or [2_000_000, 20_000_000])
     rows: list[dict[str, Any]] = []

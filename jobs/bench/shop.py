@@ -32,7 +32,7 @@ FIRST = date(2026, 9, 1)
 DAYS = 31
 _SHELVES, _PER_SHELF = 200, 50
 # Of the simulator's shoppers and robots; what came of it is counted and reported.
-_MESSAGES_PER_USER_DAY = 2.25
+_MESSAGES_PER_USER_DAY = 2.08
 _ROBOTS = 0.0005  # share of users; by default a third of all events would be theirs
 
 
@@ -83,7 +83,7 @@ def prepare(
         robots.judge(used, settings, first=FIRST, last=days()[-1])
         robot_days = robots.user_days(used, settings, first=FIRST, last=days()[-1])
     total, by_user = _events_of_users(settings)
-    busiest = by_user.head(max(1, len(by_user) // 100)).sum()
+    busiest = int(by_user.head(max(1, len(by_user) // 100)).sum())
     shop = Shop(
         seed=seed,
         asked=events,

@@ -49,7 +49,7 @@ def test_training_rows_are_the_same_by_pagoda_feast_duckdb_and_polars(
     store.apply(settings)
     asked = tmp_path / "asked.parquet"
     bench_rows.requests(settings, count=500, seed=3, days=8).write_parquet(asked)
-    folders = {name: tmp_path / name / "rows" for name in bench_joins.NAMES}
+    folders = {name: tmp_path / name / "rows" for name in bench.NAMES}
     bench_joins.by_duckdb(settings, asked, folders["duckdb"])
     bench_joins.by_polars(settings, asked, folders["polars"])
     for name in ("pagoda", "feast"):
@@ -59,7 +59,7 @@ def test_training_rows_are_the_same_by_pagoda_feast_duckdb_and_polars(
     for view in bench_rows.SERVICE.views:  # some find a row, some none that is young enough
         found = rows[f"{view.name}__{next(iter(view.columns))}"].is_not_null()
         assert 0 < found.sum() < len(rows), view.name
-    for name in bench_joins.NAMES[1:]:
+    for name in bench.NAMES[1:]:
         keys = ("user_key", "t_ms")
         assert differences(folders["pagoda"], folders[name], bench.COMPARED, keys) == [], name
 
