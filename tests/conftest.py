@@ -35,8 +35,10 @@ SMALL = {
     "PAGODA_SPARK__MASTER": "local[2]",
     "PAGODA_SPARK__DRIVER_MEMORY": "2g",
     "PAGODA_SPARK__SHUFFLE_PARTITIONS": "2",
-    # Short queries spend more on optimising Java's bytecode than they get back: half the CPU.
-    "PAGODA_SPARK__CONF": '{"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}',
+    # Short queries spend more on optimising Java's bytecode than they get back: half the CPU. Java
+    # then reserves too little room for the code of all tests' queries, and fails when it is full.
+    "PAGODA_SPARK__CONF": '{"spark.driver.extraJavaOptions": '
+    '"-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"}',
     "PAGODA_STREAM__METRICS_PORT": "0",
 }
 # Headless, as root too, and asking nothing of the network.

@@ -78,6 +78,8 @@ def main(
         for profile in ("mutation", "mutation-thorough"):  # most die of few examples
             _forget_survivors(listed)
             _run(jobs, profile)
+            if not any(listed.verdict(each) == "survived" for each in mutants()):
+                break
     found = list(mutants())
     console.emit_table(score(found, listed), as_json=as_json)
     problems = [

@@ -30,12 +30,13 @@ times_of_day = st.sampled_from(TIMES_OF_DAY) | st.integers(0, DAY - 1)
 
 @st.composite
 def happenings(draw: st.DrawFn, around: int, *, back: int, size: int = 60) -> list[Happening]:
-    """Happenings from `back` days before the day `around` to one day after, keys unique."""
-    moments = draw(
-        st.lists(
-            st.tuples(st.integers(-back, 1), times_of_day, st.sampled_from(ACTIONS)), max_size=size
-        )
-    )
+    """Happenings from `back` days before the day `around` to one day after, keys unique.
+
+    Many share a millisecond: there are fewer moments than happenings.
+    """
+    moment = st.tuples(st.integers(-back, 1), times_of_day)
+    shared = st.sampled_from(draw(st.lists(moment, min_size=1, max_size=6)))
+    drawn = st.lists(st.tuples(shared | moment, st.sampled_from(ACTIONS)), max_size=size)
     return [
         Happening(
             ts=around + days_off * DAY + time,
@@ -43,7 +44,7 @@ def happenings(draw: st.DrawFn, around: int, *, back: int, size: int = 60) -> li
             what=f"words {key}" if action == "search" else key % 3,
             action=action,
         )
-        for key, (days_off, time, action) in enumerate(moments)
+        for key, ((days_off, time), action) in enumerate(draw(drawn))
     ]
 
 

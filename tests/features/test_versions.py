@@ -169,6 +169,27 @@ def test_what_becomes_known_when_the_day_has_begun_is_a_version_of_its_own(known
         assert versions == [(on_time.ts, [1]), (day + known_at, [1, late.key])]
 
 
+@pytest.mark.parametrize("keys", [(1, 2), (2, 1)])
+def test_events_of_one_millisecond_that_come_in_one_by_one_are_versions(
+    keys: tuple[int, int],
+) -> None:
+    at = DAYS[0] + 5
+    arrived = [
+        Arrival(
+            user="u",
+            ingested=at + later,
+            happening=Happening(ts=at, key=key, what=key, action="click"),
+        )
+        for later, key in zip((0, 10), keys, strict=True)
+    ]
+    make = partial(user_intraday.of_user, 1, days=midnights(DAYS[0], 1), spec=SMALL)
+    rows = [row for batch in of_history(arrived, make) for row in batch.to_pylist()]
+    assert [(as_ms(row["created"]), row["click_events"]) for row in rows] == [
+        (at, [keys[0]]),
+        (at + 10, [1, 2]),
+    ]
+
+
 def test_a_history_is_sorted_and_says_what_an_event_has_not() -> None:
     at = DAYS[0]
     click = Happening(ts=at, key=2, what=7, action="click")
