@@ -174,7 +174,7 @@ def _value(kind: pa.DataType, raw: bytes | None) -> Any:
     if _KIND.get(found) != kind:
         raise Damaged(f"expected {_holder(kind)}, found {found}")
     held = getattr(value, found)
-    return list(held.val) if found in _LISTS else held
+    return held.val[:] if found in _LISTS else held  # half the time of list()
 
 
 def _holder(kind: pa.DataType) -> str:
