@@ -22,7 +22,6 @@ from pagoda.errors import NothingToDo
 from pagoda.features import View
 from pagoda.ids import key_of
 from pagoda.online import OnlineReader, connect
-from pagoda.online_layout import StampedRow
 from pagoda.settings import Settings
 from pagoda.statistics import Statistic
 from pagoda.windows import WindowSpec
@@ -221,15 +220,14 @@ def test_rows_of_those_whom_the_lake_has_forgotten_are_taken_out(
     settings = with_redis(built.settings, redis_server)
     gone = key_of("user", "left the shop")
     client = connect(settings)
-    row = StampedRow(
-        valid_from_ms=int(datetime(LAST.year, LAST.month, LAST.day, tzinfo=UTC).timestamp() * 1000),
-        values={name: [] for name in features.USER_DAY.columns},
-    )
-    held = online_layout.encode(features.USER_DAY, row)
-    key = online_layout.Keys("user_key").of(gone)
-    client.hset(key, mapping=dict(zip(online_layout.fields(features.USER_DAY), held, strict=True)))
+    midnight = datetime(LAST.year, LAST.month, LAST.day, tzinfo=UTC)
+    stamp = online_layout.stamp(int(midnight.timestamp() * 1000))
+    row = {name: [] for name in features.USER_DAY.columns}
+    held: dict[Any, Any] = online_layout.encode(features.USER_DAY, row)
+    held[online_layout.stamp_field(features.USER_DAY)] = stamp
     stream_stamp = online_layout.stamp_field(features.USER_INTRADAY)
-    client.hset(key, stream_stamp, held[-1])
+    key = online_layout.Keys("user_key").of(gone)
+    client.hset(key, mapping=held | {stream_stamp: stamp})
 
     at = datetime(LAST.year, LAST.month, LAST.day, 12, tzinfo=UTC)
     (summary,) = materialise(spark, settings, at=at, views=[features.USER_DAY])
