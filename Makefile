@@ -10,7 +10,7 @@ PAGODA := .venv/bin/pagoda
 PYTEST := .venv/bin/python -m pytest
 FAST := not spark and not servers and not airflow and not browser
 
-.PHONY: setup demo down test check lint clean prerequisites
+.PHONY: setup demo down test check mutate lint clean prerequisites
 
 demo: setup
 	@$(PAGODA) demo
@@ -24,13 +24,16 @@ test: setup lint
 check: setup lint
 	@$(PYTEST) -m "$(FAST)"
 
+mutate: setup
+	@.venv/bin/python -m tests.mutation
+
 lint:
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
 clean: down
-	rm -rf .venv .venv-airflow .venv-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts
+	rm -rf .venv .venv-airflow .venv-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts mutants
 	@echo "Data and models are kept in $${PAGODA_HOME:-.pagoda}: delete that folder yourself."
 
 # Environments ------------------------------------------------------------------------------------

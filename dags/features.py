@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param
+from airflow.sdk import DAG, Param
 
 from project import SparkStage, Stage
-from wiring import DEFAULTS, FEATURES, IMPORTED, MACROS, skip_in_backfill
+from wiring import DEFAULTS, FEATURES, IMPORTED, MACROS, daily_or_after, skip_in_backfill
 
 DOC = """
 ### features
@@ -23,22 +21,14 @@ known before *D*. Building a day again changes nothing.
 | hand, with `from` and `to` | these, in one Spark job |
 | a backfill | each of its days; past days are for training and go to no online store |
 
-After it, **train** starts by itself.
+After it, **train**, **parity** and **quality** start by themselves.
 """
 
 with DAG(
     "features",
     description="Feature tables, Feast's registry, the online store",
     doc_md=DOC,
-    schedule=AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable(
-            "0 0 * * *",
-            timezone="UTC",
-            interval=timedelta(days=1),
-            run_immediately=timedelta(0),  # otherwise a run starts at once when it is young
-        ),
-        assets=IMPORTED,
-    ),
+    schedule=daily_or_after(0, IMPORTED),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from typing import Any
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SPARK_CONNECTION = "pagoda_spark"
@@ -31,6 +36,9 @@ class Stage(BaseOperator):
         arguments: templated.
         options: option to templated value, see `given`.
         hand_on: templated; goes with the outlet assets, for the DAGs that they start.
+        metrics: name of the metrics file that the stage writes; what stands in it is the task's
+            XCom `metrics`, also when the stage fails.
+        skip_if_nothing: skip, rather than fail, if the stage finds nothing to work on.
     """
 
     ui_color = "#e8f1f2"
@@ -43,6 +51,8 @@ class Stage(BaseOperator):
         arguments: Sequence[str] = (),
         options: dict[str, str] | None = None,
         hand_on: dict[str, str] | None = None,
+        metrics: str | None = None,
+        skip_if_nothing: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -50,12 +60,19 @@ class Stage(BaseOperator):
         self.arguments = arguments
         self.options = options or {}
         self.hand_on = hand_on or {}
+        self.metrics = metrics
+        self.skip_if_nothing = skip_if_nothing
 
     def execute(self, context: Any) -> None:
         """Run the stage; its output is the task's log."""
         self.hook = SubprocessHook()
+        began = time.time()
         command = [str(python()), "-m", self.module, *self.arguments, *given(self.options)]
         result = self.hook.run_command(command, cwd=str(ROOT))
+        if self.metrics:
+            _show_metrics(context, self.metrics, since=began)
+        if self.skip_if_nothing:
+            skip_for(result.exit_code)
         fail_for(result.exit_code, self.module)
         _tell_consumers(self, context)
 
@@ -163,6 +180,21 @@ def fail_for(exit_code: int, what: str) -> None:
     if kind:
         raise AirflowFailException(f"{what}: {kind}, which trying again cannot mend; see above")
     raise AirflowException(f"{what} ended with exit code {exit_code}; see above")
+
+
+def skip_for(exit_code: int) -> None:
+    """Skip the task if the stage found nothing to work on."""
+    from pagoda import errors
+
+    if exit_code == errors.NothingToDo.exit_code:
+        raise AirflowSkipException("there was nothing to work on; see above")
+
+
+def _show_metrics(context: Any, name: str, *, since: float) -> None:
+    from pagoda import settings, textfile
+
+    found = textfile.values(settings.load(), name, since=since)
+    context["ti"].xcom_push(key="metrics", value=found)
 
 
 def _tell_consumers(operator: Any, context: Any) -> None:

@@ -1,6 +1,7 @@
-"""What the four DAGs share: assets, defaults, and what a run was asked for.
+"""What the DAGs share: assets, defaults, schedules, and what a run was asked for.
 
     ingest ── imported ──► features ── features ──► train ── bundle ──► index ── index
+                                           └──────► parity, quality
 
 Nothing is computed when a DAG file is read: what depends on a run is a template macro.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable
 from airflow.sdk.exceptions import AirflowSkipException
 from jinja2 import pass_context
 
@@ -27,6 +28,23 @@ DEFAULTS = {
     "retry_delay": timedelta(seconds=20),
     "execution_timeout": timedelta(hours=6),
 }
+# What only looks waits where Spark's slot is also wanted by what builds.
+LOOKS = DEFAULTS | {"priority_weight": 0, "execution_timeout": timedelta(hours=1)}
+
+
+def daily(hour: int) -> CronTriggerTimetable:
+    """By the clock at that hour (UTC)."""
+    return CronTriggerTimetable(
+        f"0 {hour} * * *",
+        timezone="UTC",
+        interval=timedelta(days=1),
+        run_immediately=timedelta(0),  # otherwise a run starts at once when it is young
+    )
+
+
+def daily_or_after(hour: int, asset: Asset) -> AssetOrTimeSchedule:
+    """By the clock at that hour (UTC), and whenever the asset is renewed."""
+    return AssetOrTimeSchedule(timetable=daily(hour), assets=asset)
 
 
 @pass_context

@@ -72,27 +72,19 @@ def _view(view: features.View) -> FeatureView:
     )
 
 
-user_day = _view(features.USER_DAY)
-user_intraday = _view(features.USER_INTRADAY)
-user_stats = _view(features.USER_STATS)
-item_stats = _view(features.ITEM_STATS)
-item_profile = _view(features.ITEM_PROFILE)
-
-_VIEWS = {
-    view.name: view for view in (user_day, user_intraday, user_stats, item_stats, item_profile)
-}
+_VIEWS = {view.name: _view(view) for view in features.VIEWS}
 
 
 def _service(service: features.Service) -> FeatureService:
     return FeatureService(
         name=service.name,
-        features=[_VIEWS[view.name] for view in service.views],
+        features=[_VIEWS[view.name][list(view.columns)] for view in service.views],
         description=service.description,
         owner=features.OWNER,
         tags={"schema_hash": service.schema_hash},
     )
 
 
-sequences_v1 = _service(features.SEQUENCES_V1)
-sequences_stats_v1 = _service(features.SEQUENCES_STATS_V1)
-items_v1 = _service(features.ITEMS_V1)
+# Feast looks at the names of this module.
+globals().update(_VIEWS)
+globals().update({service.name: _service(service) for service in features.SERVICES})

@@ -131,6 +131,10 @@ class Airflow:
         body = {"logical_date": None, "conf": dict(params)}
         return _run(self._call("POST", f"/dags/{dag}/dagRuns", json=body))
 
+    def pause(self, dag: str) -> None:
+        """Let no schedule and no asset start `dag`."""
+        self._call("PATCH", f"/dags/{dag}", json={"is_paused": True})
+
     def run(self, run: Run) -> Run:
         """The same run as it stands now."""
         return _run(self._get(f"/dags/{run.dag}/dagRuns/{run.run_id}"))
@@ -164,6 +168,11 @@ class Airflow:
         path = f"/dags/{run.dag}/dagRuns/{run.run_id}/taskInstances/{task.task_id}/logs"
         found = self._get(f"{path}/{task.try_number}", full_content="true")
         return [line for entry in found["content"] for line in _lines(entry)]
+
+    def xcom(self, run: Run, task_id: str, key: str) -> Any:
+        """What a task of the run has left under that key."""
+        path = f"/dags/{run.dag}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        return self._get(path, deserialize="false", stringify="false")["value"]
 
     def consumers(self, dag: str) -> set[str]:
         """The DAGs that the assets of `dag` start; a paused DAG starts for nothing."""

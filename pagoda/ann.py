@@ -74,8 +74,8 @@ class Searcher:
 
         Args:
             expression: from `pagoda.filters.expression`; "" for no filter.
-            strong: wait for everything written before this moment. A live collection never
-                changes, so serving need not.
+            strong: wait for everything written before this moment. Serving need not: an item
+                that was written is found some 200 ms later.
         Raises: DependencyDown if Milvus does not answer in time or cannot use the collection.
         """
         request = milvus_pb2.SearchRequest(

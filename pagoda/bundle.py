@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,6 +48,7 @@ WEIGHTS, TOKENIZER, ITEMS, VECTORS = FILES = (
     "items.arrow",
     "item_vectors.safetensors",
 )
+_ITEMS_PER_PASS = 8_192
 
 
 class ModelSpec(BaseModel):
@@ -79,7 +80,7 @@ class Manifest(BaseModel):
         name: folder name; letters, digits and underscores, as Milvus wants its collections.
         fingerprint: of the recipe and of the content of everything that was trained on.
         recipe_config: the whole typed recipe.
-        schema_hash: of the feature service's views, as the model was trained.
+        schema_hash: of what the feature service reads, as the model was trained.
         counts: rows, requests, items, seconds: what training saw.
         snapshots: lake table to Iceberg snapshot id, as read.
         dataset: the import's record: name, query protocol, shift, test and validation days.
@@ -174,7 +175,7 @@ class Bundle:
         problems += _altered_files(path, manifest) if manifest else []
         if manifest is None or problems:
             raise _refused(path, problems)
-        problems += _misfits(manifest)
+        problems += misfits(manifest)
         tokenizer = Tokenizer.model_validate_json((path / TOKENIZER).read_bytes())
         with pa.memory_map(str(path / ITEMS)) as source:
             table = pa.ipc.open_file(source).read_all()
@@ -224,6 +225,7 @@ class Bundle:
             self.catalogue,
             numbers,
             spec=self.manifest.windows,
+            stats=self.service.columns_of(features.USER_STATS),
         )
         batch = user_batch(
             behaviour,
@@ -235,6 +237,29 @@ class Bundle:
         with torch.inference_mode():
             user_BD = self.model.encode_user(batch)
         return np.asarray(user_BD.numpy(), np.float32)
+
+    def encode_items(self, items: pa.Table) -> npt.NDArray[np.float32]:
+        """Item vectors of items as they are now, float32 [M, width], in ascending order of key.
+
+        An item that this bundle was not trained on has no embedding of its own: its vector comes
+        from its category, brand, shop and title.
+
+        Args:
+            items: with the columns of `pagoda.models.catalogue.FIELDS`, each item once.
+        """
+        import torch
+
+        from pagoda.models.inputs import item_batch
+
+        described = self.catalogue.describe(items, self.tokenizer)
+        numbers_M = torch.from_numpy(self.catalogue.numbers(described.keys).astype(np.int64))
+        vectors_MD = np.empty((len(described), self.manifest.width), np.float32)
+        for start in range(0, len(described), _ITEMS_PER_PASS):
+            rows = np.arange(start, min(start + _ITEMS_PER_PASS, len(described)))
+            batch = replace(item_batch(rows + 1, described), item_M=numbers_M[rows])
+            with torch.inference_mode():
+                vectors_MD[rows] = self.model.encode_item(batch).numpy()
+        return vectors_MD
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -314,17 +339,19 @@ def _altered_files(path: Path, manifest: Manifest) -> list[str]:
     return sorted(problems)
 
 
-def _misfits(manifest: Manifest) -> list[str]:
+def misfits(manifest: Manifest) -> list[str]:
+    """Why this code does not have the features that the model was trained on; empty if it has."""
+    problems = [f"windows: {each}" for each in manifest.windows.beyond(features.CANDIDATES)]
     try:
         service = features.service(manifest.feature_service)
     except KeyError as error:
-        return [str(error.args[0])]
-    if service.schema_hash == manifest.schema_hash:
-        return []
-    return [
-        f"feature service {service.name}: schema hash {manifest.schema_hash} at training, "
-        f"{service.schema_hash} now"
-    ]
+        return [str(error.args[0]), *problems]
+    if service.schema_hash != manifest.schema_hash:
+        problems.append(
+            f"feature service {service.name}: schema hash {manifest.schema_hash} at training, "
+            f"{service.schema_hash} now; what a published service reads must not change"
+        )
+    return problems
 
 
 def _read_vectors(path: Path) -> tuple[npt.NDArray[np.float32], list[str]]:

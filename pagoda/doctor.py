@@ -21,13 +21,14 @@ import psutil
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
-from pagoda import jars, java, servers
+from pagoda import disk, jars, java, servers
 from pagoda.errors import MachineError, SettingsError
 from pagoda.servers import files, ports
 from pagoda.settings import PROJECT_ROOT, Settings, home_folder, load
 
 TESTED_PYTHON = ((3, 11), (3, 12))
 _GB = 2**30
+_TIGHT = 0.8  # of a disk budget: time to do something
 _SET_UP = "Run `make setup`."
 # Variables that Pagoda sets itself or reads outside of its settings.
 _KNOWN_VARIABLES = {
@@ -68,7 +69,7 @@ def examine() -> list[Finding]:
     home = _home(settings)
     findings.append(home)
     if home.state != "fail":
-        findings += [_disk(settings), _jars(settings), _secrets(settings)]
+        findings += [_disk(settings), _budget(settings), _jars(settings), _secrets(settings)]
         healths = servers.status(settings)
         findings += _ports(settings, {health.name for health in healths if health.pids})
         findings += _servers(healths)
@@ -241,6 +242,27 @@ def _disk(settings: Settings) -> Finding:
         state="fail" if free_gb < 2 else state,
         found=f"{free_gb:.1f} GB free at {settings.home}",
         next_step=None if state == "ok" else "Free some, or set PAGODA_HOME to a larger disk.",
+    )
+
+
+def _budget(settings: Settings) -> Finding:
+    used = disk.use(settings)
+    given = [each for each in used if each.share is not None]
+    if not given:
+        return Finding(name="disk budget", state="ok", found="none is set")
+    tight = [each for each in given if (each.share or 0) > _TIGHT]
+    unknown = settings.disk.folders_gb.keys() - {each.folder for each in used}
+    shown = [f"{each.folder} {each.mb} of {each.budget_mb} MB" for each in tight or given]
+    shown += [f"no folder {name}" for name in sorted(unknown)]
+    return Finding(
+        name="disk budget",
+        state="warn" if tight or unknown else "ok",
+        found=", ".join(shown),
+        next_step="Run `pagoda lake maintain`, `pagoda models remove NAME`, or raise [disk]."
+        if tight
+        else "Name folders as `pagoda status` does."
+        if unknown
+        else None,
     )
 
 

@@ -17,7 +17,11 @@ from collections.abc import Sequence
 
 
 class PagodaError(Exception):
-    """One clear message: what, where, expected, found, next step."""
+    """One clear message: what, where, expected, found, next step.
+
+    Args:
+        problems: every problem found, one line each; shown below the message.
+    """
 
     exit_code = 1
 
@@ -29,7 +33,9 @@ class PagodaError(Exception):
         expected: str | None = None,
         found: str | None = None,
         next_step: str | None = None,
+        problems: Sequence[str] = (),
     ) -> None:
+        self.problems = list(problems)
         self.what = what
         self.where = where
         self.expected = expected
@@ -45,7 +51,9 @@ class PagodaError(Exception):
         ]
         detail = ", ".join(part for part in parts if part)
         message = f"{head} ({detail})" if detail else head
-        return f"{message}. {self.next_step}" if self.next_step else message
+        if self.next_step:
+            message = f"{message}. {self.next_step}"
+        return "\n".join([message, *(f"  - {problem}" for problem in self.problems)])
 
 
 class SettingsError(PagodaError):
@@ -61,29 +69,9 @@ class MachineError(PagodaError):
 
 
 class InputError(PagodaError):
-    """Data or arguments that cannot be used.
-
-    Args:
-        problems: every problem found, one line each; shown below the message.
-    """
+    """Data or arguments that cannot be used; `problems` lists all of them."""
 
     exit_code = 4
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        problems: Sequence[str] = (),
-        where: str | None = None,
-        expected: str | None = None,
-        found: str | None = None,
-        next_step: str | None = None,
-    ) -> None:
-        self.problems = list(problems)
-        super().__init__(what, where=where, expected=expected, found=found, next_step=next_step)
-
-    def _message(self) -> str:
-        return "\n".join([super()._message(), *(f"  - {problem}" for problem in self.problems)])
 
 
 class NothingToDo(PagodaError):

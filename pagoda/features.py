@@ -3,68 +3,51 @@
 `feature_repo/` declares these to Feast, `jobs/batch` fills the tables, `jobs/stream` keeps
 `user_intraday` current online, `training/` and `serving/` read them. Each view is one Iceberg
 table with `event_timestamp` (from when the row may be used), `created` (the largest ingested_at
-inside it, never the wall clock) and `day` (its partition).
+inside it, never the wall clock), `day` (its partition) and `definition` (what the row holds).
 
 Candidates, not windows: rows hold supersets with times, `pagoda.windows.cut` cuts them at the
 moment of the request.
+
+To add a feature, see docs/add-a-feature.md. A service that was published never changes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from pagoda.schemas import INT64S, TEXTS, TS, Table
+from pagoda.errors import InputError
+from pagoda.schemas import INT64S, TEXTS
 from pagoda.sequences import EMPTY_ITEMS, EMPTY_QUERIES, Sequence, items, queries
+from pagoda.statistics import Entity, Statistic
+from pagoda.views import Service as Service
+from pagoda.views import View as View
 from pagoda.windows import LONG_TERM_ACTIONS, Candidates, WindowSpec
 
-Entity = Literal["user_key", "item_key"]
 OWNER = "search@pagoda.local"
 
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """One feature view and the table behind it.
-
-    Attributes:
-        entity: the int64 join key.
-        columns: feature name to Arrow type, in order.
-        ttl_days: how long a row stays valid; the online reader enforces it too. None: for ever.
-        online_writer: who writes it to the online store; only one may.
-    """
-
-    name: str
-    description: str
-    entity: Entity
-    columns: Mapping[str, pa.DataType]
-    ttl_days: int | None
-    online_writer: Literal["materialise", "stream"] = "materialise"
-
-    @property
-    def table(self) -> Table:
-        """The Iceberg table of the view."""
-        head: list[pa.Field[Any]] = [
-            pa.field(self.entity, pa.int64(), nullable=False),
-            pa.field("event_timestamp", TS, nullable=False),
-            pa.field("created", TS, nullable=False),
-            pa.field("day", pa.date32(), nullable=False),
-        ]
-        return Table(
-            name=self.name,
-            purpose=self.description,
-            schema=pa.schema(head + [pa.field(name, kind) for name, kind in self.columns.items()]),
-            partition_by_day="day",
-        )
+# What rows hold of a user's behaviour. Windows of models must fit into it; enlarging it means
+# building the days again that such a model reads.
+CANDIDATES = WindowSpec()
 
 
 def _item_columns(prefix: str) -> dict[str, pa.DataType]:
     return {f"{prefix}_{part}": INT64S for part in ("ts", "events", "items")}
+
+
+def _statistics_view(
+    *, name: str, description: str, entity: Entity, statistics: Mapping[str, Statistic]
+) -> View:
+    return View(
+        name=name,
+        description=description,
+        entity=entity,
+        columns={column: statistic.type for column, statistic in statistics.items()},
+        ttl_days=CANDIDATES.stream_days,
+        statistics=statistics,
+    )
 
 
 _QUERY_COLUMNS: dict[str, pa.DataType] = {
@@ -88,7 +71,8 @@ USER_DAY = View(
             for name, kind in _item_columns(f"long_{action}").items()
         },
     },
-    ttl_days=WindowSpec().stream_days,
+    ttl_days=CANDIDATES.stream_days,
+    candidates=CANDIDATES,
 )
 
 USER_INTRADAY = View(
@@ -97,38 +81,39 @@ USER_INTRADAY = View(
     "with that UTC day's events up to it; online the stream keeps those of the last four days.",
     entity="user_key",
     columns={**_item_columns("click"), **_QUERY_COLUMNS},
-    ttl_days=WindowSpec().stream_days,
+    ttl_days=CANDIDATES.stream_days,
     online_writer="stream",
+    candidates=CANDIDATES,
 )
 
-USER_STATS = View(
+USER_STATS = _statistics_view(
     name="user_stats",
-    description="Counts of a user's behaviour over the days before D.",
+    description="Statistics of a user's behaviour over the days before D.",
     entity="user_key",
-    columns={
-        "clicks_7d": pa.int64(),
-        "clicks_30d": pa.int64(),
-        "buys_30d": pa.int64(),
-        "searches_30d": pa.int64(),
-        "distinct_items_30d": pa.int64(),
-        "active_days_30d": pa.int64(),
-        "mean_price_30d": pa.float64(),
+    statistics={
+        "clicks_7d": Statistic(aggregation="count", of=("click",), days=7),
+        "clicks_30d": Statistic(aggregation="count", of=("click",), days=30),
+        "buys_30d": Statistic(aggregation="count", of=("buy",), days=30),
+        "searches_30d": Statistic(aggregation="count", of=("search",), days=30),
+        "distinct_items_30d": Statistic(aggregation="distinct_items", of=("click", "buy"), days=30),
+        "active_days_30d": Statistic(
+            aggregation="active_days", of=("click", "buy", "search"), days=30
+        ),
+        "mean_price_30d": Statistic(aggregation="mean_price", of=("click", "buy"), days=30),
     },
-    ttl_days=WindowSpec().stream_days,
 )
 
-ITEM_STATS = View(
+ITEM_STATS = _statistics_view(
     name="item_stats",
-    description="Counts of what users did with an item over the days before D.",
+    description="Statistics of what users did with an item over the days before D.",
     entity="item_key",
-    columns={
-        "clicks_7d": pa.int64(),
-        "clicks_30d": pa.int64(),
-        "buys_7d": pa.int64(),
-        "buys_30d": pa.int64(),
-        "users_30d": pa.int64(),
+    statistics={
+        "clicks_7d": Statistic(aggregation="count", of=("click",), days=7),
+        "clicks_30d": Statistic(aggregation="count", of=("click",), days=30),
+        "buys_7d": Statistic(aggregation="count", of=("buy",), days=7),
+        "buys_30d": Statistic(aggregation="count", of=("buy",), days=30),
+        "users_30d": Statistic(aggregation="distinct_users", of=("click", "buy"), days=30),
     },
-    ttl_days=WindowSpec().stream_days,
 )
 
 ITEM_PROFILE = View(
@@ -153,41 +138,64 @@ ITEM_PROFILE = View(
 VIEWS = (USER_DAY, USER_INTRADAY, USER_STATS, ITEM_STATS, ITEM_PROFILE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """What one model reads, under a name with a version: old models keep theirs."""
-
-    name: str
-    description: str
-    views: tuple[View, ...]
-
-    @property
-    def schema_hash(self) -> str:
-        """Changes whenever a view's entity, columns, types or TTL change."""
-        described = [
-            [view.name, view.entity, view.ttl_days]
-            + [[name, str(kind)] for name, kind in view.columns.items()]
-            for view in self.views
-        ]
-        return hashlib.blake2b(json.dumps(described).encode(), digest_size=8).hexdigest()
-
+_CLICKS = tuple(_item_columns("click"))
+_QUERIES = tuple(_QUERY_COLUMNS)
+_LONG_TERM = tuple(
+    column for action in ("click", "buy", "collect") for column in _item_columns(f"long_{action}")
+)
 
 SEQUENCES_V1 = Service(
     name="sequences_v1",
     description="Behaviour sequences of a user at a moment: MGDSPR and every sequence model.",
-    views=(USER_DAY, USER_INTRADAY),
+    views=(
+        USER_DAY.only(*_CLICKS, *_QUERIES, *_LONG_TERM),
+        USER_INTRADAY.only(*_CLICKS, *_QUERIES),
+    ),
 )
 SEQUENCES_STATS_V1 = Service(
     name="sequences_stats_v1",
     description="Sequences and user statistics: alpha-DNN.",
-    views=(USER_DAY, USER_INTRADAY, USER_STATS),
+    views=(
+        *SEQUENCES_V1.views,
+        USER_STATS.only(
+            "clicks_7d",
+            "clicks_30d",
+            "buys_30d",
+            "searches_30d",
+            "distinct_items_30d",
+            "active_days_30d",
+            "mean_price_30d",
+        ),
+    ),
 )
 ITEMS_V1 = Service(
     name="items_v1",
     description="Item profile and statistics, for rankers.",
-    views=(ITEM_PROFILE, ITEM_STATS),
+    views=(
+        ITEM_PROFILE.only(
+            "item_id",
+            "title",
+            "brand",
+            "leaf_category",
+            "category",
+            "first_category",
+            "shop",
+            "colour",
+            "price",
+            "in_stock",
+        ),
+        ITEM_STATS.only("clicks_7d", "clicks_30d", "buys_7d", "buys_30d", "users_30d"),
+    ),
 )
 SERVICES = (SEQUENCES_V1, SEQUENCES_STATS_V1, ITEMS_V1)
+
+
+def view(name: str) -> View:
+    """The view of that name. Raises: InputError with the names there are."""
+    for each in VIEWS:
+        if each.name == name:
+            return each
+    raise InputError(f"no view {name!r}", expected=f"one of {', '.join(v.name for v in VIEWS)}")
 
 
 def service(name: str) -> Service:
@@ -214,17 +222,11 @@ def _items_in(row: Mapping[str, Any], prefix: str) -> Sequence:
     ts = row.get(f"{prefix}_ts")
     if ts is None or len(ts) == 0:
         return EMPTY_ITEMS
-    return items(
-        np.asarray(ts, np.int64),
-        np.asarray(row[f"{prefix}_events"], np.int64),
-        np.asarray(row[f"{prefix}_items"], np.int64),
-    )
+    return items(ts, row[f"{prefix}_events"], row[f"{prefix}_items"])
 
 
 def _queries_in(row: Mapping[str, Any]) -> Sequence:
     ts = row.get("query_ts")
     if ts is None or len(ts) == 0:
         return EMPTY_QUERIES
-    return queries(
-        np.asarray(ts, np.int64), np.asarray(row["query_events"], np.int64), row["query_texts"]
-    )
+    return queries(ts, row["query_events"], row["query_texts"])

@@ -8,6 +8,7 @@ satisfies no filter on it, and an item of unknown stock counts as in stock.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -23,6 +24,8 @@ from pydantic import (
 
 TEXT_FIELDS = ("brand", "leaf_category", "category", "first_category", "shop", "colour")
 NO_PRICE = -1.0
+STORED_BYTES = 256
+MAX_VALUE_LENGTH = 512
 _MAX_VALUES = 200
 
 
@@ -34,7 +37,9 @@ def _encodable(value: str) -> str:
     return value
 
 
-Value = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(_encodable)]
+Value = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_VALUE_LENGTH), AfterValidator(_encodable)
+]
 Values = Annotated[tuple[Value, ...], Field(max_length=_MAX_VALUES)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -99,8 +104,18 @@ def literal(value: str) -> str:
 
 
 def stored(value: str) -> str:
-    """A text as the index holds it: Milvus's Trie ends a text at its first NUL."""
-    return value.replace("\0", "\ufffd")
+    """A text as the index holds it, of at most STORED_BYTES bytes.
+
+    Milvus's Trie ends a text at its first NUL, so another character stands for it. What is longer
+    keeps its beginning and a digest of the whole: any item fits into a collection that is live, and
+    Milvus, which sizes segments by the longest text allowed, keeps them large.
+    """
+    value = value.replace("\0", "\ufffd")
+    whole = value.encode()
+    if len(whole) <= STORED_BYTES:
+        return value
+    digest = hashlib.blake2b(whole, digest_size=16).hexdigest()
+    return f"{whole[: STORED_BYTES - 35].decode(errors='ignore')}…{digest}"
 
 
 def _any_of(field: str, values: Sequence[str]) -> str:

@@ -1,7 +1,11 @@
 """Milvus as Pagoda uses it: collections, what is known of each, and the alias rankers search.
 
-Collections are called `items_<bundle>`, hold the vectors and filterable fields of one bundle and
-never change once live. The alias always names a whole, checked one.
+Collections are called `items_<bundle>` and hold the vectors and filterable fields of one bundle's
+items, and of those that are new or have changed since (`pagoda.updates`). The alias always names a
+whole, checked one.
+
+    item_key | item_id | vector | brand … colour | price | in_stock
+    int64 pk   text      [d]      text, "" = none  double  bool
 """
 
 from __future__ import annotations
@@ -22,13 +26,14 @@ from pymilvus import MilvusClient
 from pymilvus.client.types import LoadState
 from pymilvus.exceptions import MilvusException
 
-from pagoda.errors import DependencyDown
-from pagoda.filters import TEXT_FIELDS
+from pagoda.errors import DependencyDown, InputError
+from pagoda.filters import NO_PRICE, TEXT_FIELDS, stored
 from pagoda.settings import Settings
 
 _PREFIX = "items_"
 VECTOR = "vector"
 _CONNECT_TIMEOUT_S = 5
+_ROWS_PER_WRITE = 4_000  # 2 MB of vectors at d=128: well below gRPC's and the log's limits
 _ALIAS_NOT_FOUND = 1600
 
 
@@ -37,7 +42,8 @@ class Collection:
     """What Milvus says of a collection.
 
     Attributes:
-        rows: how many items it holds.
+        id: Milvus's own; stays through renaming, and no other collection ever has it.
+        rows: how many rows were written to it; an item that was updated counts again.
         index_type: of the vectors: FLAT or IVF_SQ8.
         index_params: as given at creation, such as nlist.
         fingerprint: of what it was built from, see `fingerprint`.
@@ -45,6 +51,7 @@ class Collection:
     """
 
     name: str
+    id: int
     rows: int
     index_type: str
     index_params: dict[str, Any] = field(default_factory=dict)
@@ -97,18 +104,57 @@ def describe(client: MilvusClient, name: str) -> Collection | None:
         return None
     index = client.describe_index(name, VECTOR) if VECTOR in client.list_indexes(name) else {}
     state = client.get_load_state(name)["state"]
+    described = client.describe_collection(name)
     return Collection(
         name=name,
+        id=int(described["collection_id"]),
         rows=int(client.get_collection_stats(name)["row_count"]),
         index_type=index.get("index_type", ""),
         index_params={key: int(index[key]) for key in ("nlist",) if key in index},
-        fingerprint=_recorded_fingerprint(client.describe_collection(name)["description"]),
+        fingerprint=_recorded_fingerprint(described["description"]),
         loaded=state == LoadState.Loaded,
     )
 
 
+def standing(client: MilvusClient, bundle: str) -> Collection:
+    """A bundle's collection, loaded. Raises: InputError if Milvus has none."""
+    found = describe(client, collection_of(bundle))
+    if found is None:
+        raise InputError(
+            f"the bundle {bundle!r} has no collection in Milvus",
+            expected=collection_of(bundle),
+            next_step=f"Build it: `pagoda index --bundle {bundle}`.",
+        )
+    if not found.loaded:
+        client.load_collection(found.name)
+    return found
+
+
+def entities(
+    items: pa.Table, vectors_ND: npt.NDArray[np.float32]
+) -> Iterator[list[dict[str, Any]]]:
+    """Items as Milvus takes them, in portions; what is missing takes its stand-in."""
+    columns = items.select(["item_key", "item_id", *TEXT_FIELDS, "price", "in_stock"])
+    for start in range(0, items.num_rows, _ROWS_PER_WRITE):
+        rows: list[dict[str, Any]] = columns.slice(start, _ROWS_PER_WRITE).to_pylist()
+        for row, vector in zip(rows, vectors_ND[start : start + len(rows)], strict=True):
+            row[VECTOR] = vector
+            row |= {name: stored(row[name] or "") for name in TEXT_FIELDS}
+            row["price"] = NO_PRICE if row["price"] is None else row["price"]
+            row["in_stock"] = row["in_stock"] is not False
+        yield rows
+
+
+def upsert(
+    client: MilvusClient, collection: str, items: pa.Table, vectors_ND: npt.NDArray[np.float32]
+) -> None:
+    """Write items over those of the same keys; what was acknowledged survives a kill."""
+    for rows in entities(items, vectors_ND):
+        client.upsert(collection, rows)
+
+
 def fingerprint(items: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> str:
-    """Of everything a collection holds: equal fingerprints, equal answers."""
+    """Of everything a collection is built from; updates come and go on top of it."""
     columns = items.select(["item_key", "item_id", *TEXT_FIELDS, "price", "in_stock"])
     columns = columns.combine_chunks().replace_schema_metadata()
     sink = pa.BufferOutputStream()

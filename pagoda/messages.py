@@ -5,8 +5,10 @@
     item-updates      ItemUpdate   keyed by item_id
 
 A message says its `schema`; versions up to today's stay readable, fields it has beyond them are
-ignored. A record's age is judged at the moment Kafka took it (LogAppendTime), so that every reader
-accepts and rejects the same records, whenever it reads them.
+ignored. A later one is rejected with its bytes, and sent again once the code can read it
+(`pagoda stream retry-rejected`); docs/add-a-feature.md says how a field is added. A record's age is
+judged at the moment Kafka took it (LogAppendTime), so that every reader accepts and rejects the
+same records, whenever it reads them.
 """
 
 from __future__ import annotations
@@ -166,7 +168,8 @@ class Rejected:
 
 
 Message = TypeVar("Message", Event, Search, ItemUpdate)
-# A version's function turns its fields into the next version's; today's version has none yet.
+# A version's function turns its fields into the next version's. The next needs none if it only
+# adds optional fields and widens types.
 _UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 _EVENT, _SEARCH, _ITEM = TypeAdapter(Event), TypeAdapter(Search), TypeAdapter(ItemUpdate)
 
@@ -228,7 +231,7 @@ def _fields(raw: bytes | None) -> dict[str, Any] | Rejected:
     if type(version) is not int or not 1 <= version <= SCHEMA:
         return Rejected(reason=f"schema: should be a version from 1 to {SCHEMA}", raw=raw)
     for older in range(version, SCHEMA):
-        fields = _UPGRADES[older](fields)
+        fields = _UPGRADES.get(older, dict)(fields)
     return dict(fields)
 
 

@@ -10,6 +10,7 @@ together with Milvus's alias: see `pagoda.release`.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -123,6 +124,25 @@ def promote(settings: Settings, name: str) -> None:
         _write(settings, before, current=name, earlier=earlier, by="promote")
 
 
+def remove(settings: Settings, name: str) -> bool:
+    """Delete a bundle that is not current; False if there is none. See `pagoda.release.remove`."""
+    path = settings.bundles / name
+    with _locked(settings):
+        before = pointer(settings)
+        if before.current == name:
+            raise InputError(f"the bundle {name!r} is current")
+        if name in before.earlier:
+            earlier = tuple(each for each in before.earlier if each != name)
+            _replace(settings, before.model_copy(update={"earlier": earlier}))
+        if not path.exists():
+            return False
+        going = settings.bundles / f".removed-{name}"  # out of sight in one step
+        shutil.rmtree(going, ignore_errors=True)
+        path.rename(going)
+        shutil.rmtree(going)
+    return True
+
+
 def previous(settings: Settings) -> str:
     """The bundle that going back would make current. Raises: NothingToDo if there is none."""
     for name in reversed(pointer(settings).earlier):
@@ -160,6 +180,10 @@ def _write(
         earlier=earlier[-_HISTORY_LENGTH:],
         history=(*before.history, move)[-_HISTORY_LENGTH:],
     )
+    _replace(settings, after)
+
+
+def _replace(settings: Settings, after: Pointer) -> None:
     target = settings.bundles / POINTER
     draft = target.with_name(f".{POINTER}.{os.getpid()}")
     with draft.open("w") as file:

@@ -23,13 +23,17 @@ class Table:
     """One Iceberg table of the namespace `pagoda`.
 
     Attributes:
-        partition_by_day: the timestamp or date column whose UTC day partitions the table.
+        partition_by_day: the timestamp or date column whose UTC day partitions the table, and by
+            which its rows grow old (`settings.retention`).
+        personal: columns that say who somebody is or what they did. The lake's metadata keep no
+            smallest and largest values of these: they would outlive the rows.
     """
 
     name: str
     purpose: str
     schema: pa.Schema
     partition_by_day: str | None = None
+    personal: tuple[str, ...] = ()
 
 
 def _schema(
@@ -83,6 +87,7 @@ EVENTS = Table(
         optional=(("search_id", pa.string()), ("position", pa.int32()), ("shop", pa.string())),
     ),
     partition_by_day="ts",
+    personal=("event_id", "event_key", "user_id", "user_key", "search_id"),
 )
 
 SEARCHES = Table(
@@ -99,6 +104,7 @@ SEARCHES = Table(
         ("source", pa.string()),
     ),
     partition_by_day="ts",
+    personal=("search_id", "search_key", "user_id", "user_key", "query"),
 )
 
 IDS = Table(
@@ -106,18 +112,30 @@ IDS = Table(
     purpose="Every key and the id it stands for; kind is user, item, event or search. "
     "Users and items only are kept: events and searches carry both forms themselves.",
     schema=_schema(("kind", pa.string()), ("id", pa.string()), ("key", pa.int64())),
+    personal=("id", "key"),
 )
 
 REJECTED = Table(
     name="rejected",
-    purpose="What could not be read, with the reason, the raw record and its place.",
+    purpose="What could not be read, with the reason, the raw record and its place. taken_at is "
+    "when Kafka took it, where that is known.",
     schema=_schema(
         ("source", pa.string()),
         ("place", pa.string()),
         ("reason", pa.string()),
         ("raw", pa.binary()),
         ("rejected_at", TS),
+        optional=(("taken_at", TS),),
     ),
+    partition_by_day="rejected_at",
+    personal=("reason", "raw"),
+)
+
+RETRIED = Table(
+    name="retried",
+    purpose="Rejected records that were sent again: source and SHA-256 of the raw record. A topic "
+    "that was made anew has the same places again, so the bytes count too.",
+    schema=_schema(("source", pa.string()), ("sha256", pa.string()), ("retried_at", TS)),
 )
 
 SERVED = Table(
@@ -131,6 +149,37 @@ SERVED = Table(
         ("features", pa.string()),
     ),
     partition_by_day="t",
+    personal=("search_id", "user_key", "features"),
 )
 
-RAW_TABLES = (ITEMS, EVENTS, SEARCHES, IDS, REJECTED, SERVED)
+INPUT_DAYS = Table(
+    name="input_days",
+    purpose="What features read of each UTC day's events and searches, as one number: equal rows, "
+    "equal digest. `files` says for which data files it was taken: others need another look.",
+    schema=_schema(("day", pa.date32()), ("files", pa.string()), ("digest", pa.int64())),
+)
+
+BUILT_DAYS = Table(
+    name="built_days",
+    purpose="What each day of a feature view was built from: the digests of the days it looks at, "
+    "oldest first.",
+    schema=_schema(("view", pa.string()), ("day", pa.date32()), ("inputs", INT64S)),
+)
+
+ROBOTS = Table(
+    name="robots",
+    purpose="Days of users (UTC) on which they did what no person does, a row for each rule that "
+    "says so. Their events stay in the lake and out of features and training lines.",
+    schema=_schema(
+        ("user_key", pa.int64()),
+        ("day", pa.date32()),
+        ("rule", pa.string()),
+        ("value", pa.float64()),
+        ("limit", pa.float64()),
+    ),
+    partition_by_day="day",
+    personal=("user_key",),
+)
+
+RAW_TABLES = (ITEMS, EVENTS, SEARCHES, IDS, REJECTED, RETRIED, SERVED, ROBOTS)
+BUILD_RECORDS = (INPUT_DAYS, BUILT_DAYS)

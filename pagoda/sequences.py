@@ -42,7 +42,7 @@ class Sequence:
         return len(self.ts)
 
     def __eq__(self, other: object) -> bool:
-        return (
+        return self is other or (
             isinstance(other, Sequence)
             and np.array_equal(self.ts, other.ts)
             and np.array_equal(self.event, other.event)
@@ -87,22 +87,41 @@ def merge(*parts: Sequence, limit: int | None) -> Sequence:
     filled = [part for part in parts if len(part)]
     if not filled:
         return parts[0] if parts else EMPTY_ITEMS
-    ts = np.concatenate([part.ts for part in filled])
-    event = np.concatenate([part.event for part in filled])
-    value = np.concatenate([part.value for part in filled])
-    order = np.lexsort((value, event, ts))
-    ts, event, value = ts[order], event[order], value[order]
+    joined = filled[0] if len(filled) == 1 else _joined(filled)
+    merged = joined if _ascends(joined.ts) else _distinct(joined)
+    return merged if limit is None else merged.newest(limit)
+
+
+def _joined(parts: list[Sequence]) -> Sequence:
+    return Sequence(
+        ts=np.concatenate([part.ts for part in parts]),
+        event=np.concatenate([part.event for part in parts]),
+        value=np.concatenate([part.value for part in parts]),
+    )
+
+
+def _ascends(ts: Int64s) -> bool:
+    """Whether every time lies after the one before: then nothing is to be sorted nor doubled.
+
+    Nearly always so: of what was merged before, and of news behind what was known.
+    """
+    return bool((ts[1:] > ts[:-1]).all())
+
+
+def _distinct(joined: Sequence) -> Sequence:
+    """In order, of equal (ts, event) the one with the largest value."""
+    order = np.lexsort((joined.value, joined.event, joined.ts))
+    ts, event, value = joined.ts[order], joined.event[order], joined.value[order]
     last_of_its_kind = np.ones(len(ts), dtype=bool)
     last_of_its_kind[:-1] = (ts[1:] != ts[:-1]) | (event[1:] != event[:-1])
-    merged = Sequence(
+    return Sequence(
         ts=ts[last_of_its_kind], event=event[last_of_its_kind], value=value[last_of_its_kind]
     )
-    return merged if limit is None else merged.newest(limit)
 
 
 def _int64(values: Iterable[int]) -> Int64s:
     if isinstance(values, np.ndarray):
-        return values.astype(np.int64, copy=False)
+        return np.asarray(values, np.int64)
     return np.fromiter(values, dtype=np.int64)
 
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import secrets
 import tomllib
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -59,22 +60,48 @@ class Stream(_Part):
     """The consumer of real-time sequences, and landing.
 
     Attributes:
-        metrics_port: where `sequences` shows Prometheus metrics, on loopback; 0 for nowhere.
+        metrics_port: where `sequences` shows Prometheus metrics, on loopback; 0 for nowhere. The
+            n-th of several takes the n-th port from there.
+        consumers: how many `sequences` processes `pagoda up` runs: they share the partitions.
+        session_s: how long a consumer may be silent before the others get its partitions; one that
+            is started again takes its place at once.
         batch_records: most records that `sequences` reads, merges and commits at once.
         rewind_s: how far it goes back over records it has committed when it starts or when Redis
             comes back: what Redis acknowledged but lost is merged again.
         landing_trigger_s: how often landing commits to the lake.
         landing_records: most records of one topic in one commit to the lake.
-        landing_history_hours: how long snapshots stay in the tables that landing writes, unless a
-            tag holds them.
     """
 
     metrics_port: int = Field(default=19102, ge=0, lt=65_536)
-    batch_records: int = Field(default=2_000, ge=1)
+    consumers: int = Field(default=1, ge=1)
+    session_s: float = Field(default=15, ge=6)
+    batch_records: int = Field(default=10_000, ge=1)
     rewind_s: float = Field(default=10, ge=0)
     landing_trigger_s: float = Field(default=5, gt=0)
     landing_records: int = Field(default=100_000, ge=1)
-    landing_history_hours: float = Field(default=6, ge=0)
+
+
+class Robots(_Part):
+    """What no person exceeds on a UTC day; see `jobs/batch/robots.py`.
+
+    Attributes:
+        events_per_day: clicks, collects, carts and buys; a basket may have hundreds of lines.
+        events_per_item: of these with one and the same item.
+        acts_per_hour: different moments of searching, clicking, collecting and carting within an
+            hour of the clock.
+        quick_ms, quick_acts: how soon after the one before a moment is too quick for a hand, and
+            how many of those are no accident.
+        clicked_share, clicked_items: the share of the items shown that were clicked, once it is
+            so many; shops that record no impressions have no such share.
+    """
+
+    events_per_day: int = Field(default=1_000, ge=1)
+    events_per_item: int = Field(default=30, ge=1)
+    acts_per_hour: int = Field(default=300, ge=1)
+    quick_ms: int = Field(default=200, ge=0)
+    quick_acts: int = Field(default=20, ge=0)
+    clicked_share: float = Field(default=0.9, ge=0, le=1)
+    clicked_items: int = Field(default=30, ge=1)
 
 
 class Redis(_Part):
@@ -115,11 +142,51 @@ class Lake(_Part):
     Attributes:
         pyiceberg: properties for PyIceberg's load_catalog, replacing the local ones.
         spark: properties below `spark.sql.catalog.lake.`, replacing the local ones.
+        history_hours: how long snapshots stay, unless a tag holds them.
+        orphan_hours: files that no snapshot knows are removed when they are older: a writer that
+            is still at work has files that it has not committed yet.
     """
 
     pyiceberg: dict[str, str] = {}
     spark: dict[str, str] = {}
     namespace: str = "pagoda"
+    history_hours: float = Field(default=6, ge=0)
+    orphan_hours: float = Field(default=72, ge=24)
+
+
+class Retention(_Part):
+    """How many UTC days a table keeps before today; None: for ever. Maintenance drops the rest.
+
+    Tables without a time of their own (`items`, `ids`, `item_profile`) keep what they hold.
+    """
+
+    events: int | None = Field(default=None, ge=1)
+    searches: int | None = Field(default=None, ge=1)
+    rejected: int | None = Field(default=90, ge=1)
+    served: int | None = Field(default=14, ge=1)
+    user_day: int | None = Field(default=None, ge=1)
+    user_intraday: int | None = Field(default=None, ge=1)
+    user_stats: int | None = Field(default=None, ge=1)
+    item_stats: int | None = Field(default=None, ge=1)
+
+    def days(self, table: str) -> int | None:
+        """The days of a table of that name."""
+        found: int | None = getattr(self, table, None)
+        return found
+
+
+class Disk(_Part):
+    """What PAGODA_HOME may take on the disk; None: as much as there is.
+
+    Nothing is deleted for it: `pagoda status` shows use beside budget, `pagoda doctor` warns.
+
+    Attributes:
+        budget_gb: of all folders together, in units of 2**30 bytes.
+        folders_gb: of single folders, as `pagoda status` names them: `lake`, `data/kafka`.
+    """
+
+    budget_gb: float | None = Field(default=None, gt=0)
+    folders_gb: dict[str, Annotated[float, Field(gt=0)]] = {}
 
 
 class Spark(_Part):
@@ -166,8 +233,40 @@ class Serving(_Part):
     poll_ms: int = Field(default=1_000, ge=10)
     served_sample: float = Field(default=0.1, ge=0, le=1)
     served_flush_s: float = Field(default=60, gt=0)
-    served_retention_days: int = Field(default=14, ge=1)
     example_users: int = Field(default=6, ge=0)
+
+
+class Quality(_Part):
+    """When `pagoda check freshness`, and with it the DAG `quality`, fails.
+
+    Attributes:
+        max_age_hours: of the newest row of a view that is built daily, offline and online. A day's
+            row is valid from midnight, so it is a day old before the next one is due.
+        max_behind_hours: how much older the newest row of the offline `user_intraday` may be than
+            the newest event in the lake.
+        max_event_age_hours: of the newest event in the lake; 0 where history is only imported.
+        max_wait_s: how long a record of Kafka may wait to be read online, and to land.
+        max_null_rate: share of nulls in sequences and counts: the build leaves none.
+        max_null_rise: how many more nulls than in the reference week any column may have.
+        psi_warn, psi_fail: drift against the reference week that is worth a look, and too much.
+        min_rows: drift is not judged where either week has fewer rows.
+        reference_from: the first day of the reference week; the week before this one if unset.
+        online_keys: how many of the online store's keys are looked at; above, it is a sample.
+        online_rows: of how many entities the whole online row is read.
+    """
+
+    max_age_hours: float = Field(default=30, gt=0)
+    max_behind_hours: float = Field(default=30, gt=0)
+    max_event_age_hours: float = Field(default=0, ge=0)
+    max_wait_s: float = Field(default=300, gt=0)
+    max_null_rate: float = Field(default=0, ge=0, le=1)
+    max_null_rise: float = Field(default=0.05, ge=0, le=1)
+    psi_warn: float = Field(default=0.1, gt=0)
+    psi_fail: float = Field(default=0.25, gt=0)
+    min_rows: int = Field(default=1000, ge=1)
+    reference_from: date | None = None
+    online_keys: int = Field(default=200_000, ge=1)
+    online_rows: int = Field(default=2_000, ge=1)
 
 
 class Settings(BaseSettings):
@@ -181,12 +280,16 @@ class Settings(BaseSettings):
     servers: Literal["embedded", "external"] = "embedded"
     kafka: Kafka = Kafka()
     stream: Stream = Stream()
+    robots: Robots = Robots()
     redis: Redis = Redis()
     milvus: Milvus = Milvus()
     lake: Lake = Lake()
+    retention: Retention = Retention()
+    disk: Disk = Disk()
     spark: Spark = Spark()
     airflow: Airflow = Airflow()
     serving: Serving = Serving()
+    quality: Quality = Quality()
 
     @classmethod
     def settings_customise_sources(
@@ -244,9 +347,19 @@ class Settings(BaseSettings):
         return self._folder("checkpoints")
 
     @property
+    def reports(self) -> Path:
+        """What checks found, for people."""
+        return self._folder("reports")
+
+    @property
     def scratch(self) -> Path:
         """Training rows and other files that can be made again."""
         return self._folder("scratch")
+
+    @property
+    def simulations(self) -> Path:
+        """The truth about simulated streams."""
+        return self._folder("simulations")
 
     def data(self, server: str) -> Path:
         """The data folder of one local server."""

@@ -1,6 +1,6 @@
 """The road as data: every stage, what it reads and writes, and how to start it.
 
-The README's picture is drawn from this list, and a test holds that everything read is written
+The README's picture is drawn from `STAGES`, and a test holds that everything read is written
 by somebody (or comes from outside).
 """
 
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pagoda.features import VIEWS
+from pagoda.schemas import BUILD_RECORDS, RAW_TABLES
 
-_VIEWS = frozenset(view.name for view in VIEWS)
+_FEATURE_TABLES = frozenset(table.name for table in (*BUILD_RECORDS, *(v.table for v in VIEWS)))
+_LAKE = tuple(f"lake:{name}" for name in (*(t.name for t in RAW_TABLES), *sorted(_FEATURE_TABLES)))
 
 Room = Literal["outside", "jobs", "feature_repo", "training", "serving"]
 
@@ -23,7 +25,7 @@ class Stage:
     Attributes:
         entry: module that runs it (`python -m`), or None where it is not a process of its own.
         reads, writes: places by name: `lake:events`, `topic:behaviour-events`, `online:user_day`,
-            `bundle`, `index`, `files`, `requests`.
+            `bundle`, `index`, `files`, `requests`, `metrics`.
         dag: the DAG that runs it on schedule.
     """
 
@@ -77,11 +79,14 @@ STAGES = (
         entry="jobs.batch.build",
         reads=("lake:items", "lake:events", "lake:searches"),
         writes=(
+            "lake:robots",
             "lake:user_day",
             "lake:user_intraday",
             "lake:user_stats",
             "lake:item_stats",
             "lake:item_profile",
+            "lake:input_days",
+            "lake:built_days",
         ),
         dag="features",
     ),
@@ -101,6 +106,7 @@ STAGES = (
             "lake:items",
             "lake:events",
             "lake:searches",
+            "lake:robots",
             "lake:user_day",
             "lake:user_intraday",
             "lake:user_stats",
@@ -112,9 +118,17 @@ STAGES = (
         name="index",
         room="jobs",
         entry="jobs.index.build",
-        reads=("bundle",),
+        reads=("bundle", "lake:items"),
         writes=("index",),
         dag="index",
+    ),
+    Stage(
+        name="item_updates",
+        room="jobs",
+        entry="jobs.index.update",
+        reads=("bundle", "lake:items"),
+        writes=("index",),
+        dag="item_updates",
     ),
     Stage(
         name="search",
@@ -133,12 +147,64 @@ STAGES = (
     ),
 )
 
+# What watches the road, and is no part of its picture.
+CHECKS = (
+    Stage(
+        name="parity",
+        room="jobs",
+        entry="jobs.checks.cli",
+        reads=(
+            "online:user_day",
+            "online:user_intraday",
+            "lake:events",
+            "lake:searches",
+            "lake:served",
+            "lake:user_day",
+            "lake:user_intraday",
+        ),
+        writes=("metrics",),
+        dag="parity",
+    ),
+    Stage(
+        name="quality",
+        room="jobs",
+        entry="jobs.checks.cli",
+        reads=tuple(f"{place}:{view.name}" for view in VIEWS for place in ("lake", "online")),
+        writes=("metrics",),
+        dag="quality",
+    ),
+)
+
+# What keeps the road in order; no part of its picture either.
+UPKEEP = (
+    Stage(
+        name="retry",
+        room="jobs",
+        entry="jobs.stream.cli",
+        reads=("lake:rejected", "lake:retried"),
+        writes=(
+            "topic:behaviour-events",
+            "topic:search-events",
+            "topic:item-updates",
+            "lake:retried",
+        ),
+    ),
+    Stage(
+        name="maintenance",
+        room="jobs",
+        entry="jobs.lake.maintain",
+        reads=_LAKE,
+        writes=_LAKE,
+        dag="maintenance",
+    ),
+)
+
 
 def place_of(name: str) -> str:
     """The place in the road's picture that a name belongs to: tables and topics drawn together."""
     kind, _, what = name.partition(":")
     if kind == "lake":
-        return "feature tables" if what in _VIEWS else "lake"
+        return "feature tables" if what in _FEATURE_TABLES else "lake"
     return {"topic": "Kafka", "online": "online store"}.get(kind, kind)
 
 

@@ -48,6 +48,23 @@ class WindowSpec:
                 "must all be known on its own day"
             )
 
+    def beyond(self, held: WindowSpec) -> list[str]:
+        """What these windows need that rows built with `held` do not hold; empty if they fit."""
+        names = ("recent_days", "clicks", "queries", "long_term_days", "long_term")
+        wanted = {name: getattr(self, name) for name in (*names, "batch_delay_days")}
+        problems = [
+            f"{name} {value}, rows hold {getattr(held, name)}"
+            for name, value in wanted.items()
+            if value > getattr(held, name)
+        ]
+        if self.long_term and self.long_term_days and self.recent_days < held.recent_days:
+            # Long-term candidates end where the recent days of the rows begin, not of the model.
+            problems.append(
+                f"recent_days {self.recent_days} with a long term before them, "
+                f"rows hold exactly {held.recent_days}"
+            )
+        return problems
+
     @property
     def clicks(self) -> int:
         """Clicks that real-time and short-term take together."""
@@ -106,7 +123,7 @@ def cut(candidates: Candidates, *, at_ms: int, spec: WindowSpec) -> Windows:
     boundary = max(len(clicks) - spec.real_time, 0)
     return Windows(
         real_time=clicks.where(slice(boundary, None)),
-        short_term=clicks.where(slice(0, boundary)),
+        short_term=clicks.where(slice(boundary)),
         long_term={
             action: _between(
                 candidates.long_term.get(action, EMPTY_ITEMS), long_start, recent_start
@@ -119,5 +136,5 @@ def cut(candidates: Candidates, *, at_ms: int, spec: WindowSpec) -> Windows:
 
 def _between(sequence: Sequence, from_ms: int, to_ms: int) -> Sequence:
     """Events with from_ms <= ts < to_ms; a sequence is sorted by time."""
-    first, last = sequence.ts.searchsorted([from_ms, to_ms], side="left")
+    first, last = sequence.ts.searchsorted([from_ms, to_ms])
     return sequence.where(slice(int(first), int(last)))

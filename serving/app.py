@@ -68,7 +68,9 @@ class Service:
         self.publisher = SearchPublisher(settings)
         self.served = ServedLog(settings)
         self.examples = ExampleUsers(settings)
-        self.metrics = Metrics(follower=self.follower, publisher=self.publisher, served=self.served)
+        self.metrics = Metrics(
+            settings, follower=self.follower, publisher=self.publisher, served=self.served
+        )
 
     def close(self) -> None:
         """Stop the threads; what is buffered is sent and written first."""

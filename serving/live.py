@@ -1,22 +1,23 @@
 """The bundle that serves, whole: towers, items, terms, feature reader and collection.
 
-A thread follows the registry's pointer. A new bundle is loaded and checked beside the old one
-and takes its place in one assignment; a request works on the one it started with to its end. A
-bundle that cannot be loaded leaves the old one serving and shows in `/ready`.
+A thread follows the registry's pointer, and the updates of the current bundle's items. What is new
+is loaded and checked beside the old and takes its place in one assignment; a request works on what
+it started with to its end. A bundle that cannot be loaded leaves the old one serving and shows in
+`/ready`.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from redis import Redis
 
-from pagoda import registry
+from pagoda import registry, updates
 from pagoda.bundle import Bundle, Request
-from pagoda.errors import BundleRefused, DependencyDown, InputError, PagodaError
-from pagoda.index import describe, fingerprint, milvus
+from pagoda.errors import BundleRefused, DependencyDown, PagodaError
+from pagoda.index import fingerprint, milvus, standing
 from pagoda.online import OnlineReader
 from pagoda.settings import Settings
 from serving.shelf import Shelf
@@ -28,9 +29,14 @@ _POLLS_BETWEEN_TRIES = 10  # a bundle that is refused is not hashed again every 
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """One bundle and all that belongs to it."""
+    """One bundle and all that belongs to it.
+
+    Attributes:
+        stamp: which updates the shelf holds, see `pagoda.updates`.
+    """
 
     bundle: Bundle
+    stamp: tuple[int, ...]
     shelf: Shelf
     vocabulary: Vocabulary
     reader: OnlineReader
@@ -44,13 +50,22 @@ class Live:
         bundle = Bundle.load(registry.require(settings, name))
         _require_collection(settings, bundle)
         bundle.embed([Request(query="warm up", at_ms=0, rows={})])  # the first costs 10 times
-        shelf = Shelf(bundle.items)
+        stamp, shelf = _shelf(settings, bundle)
         return cls(
             bundle=bundle,
+            stamp=stamp,
             shelf=shelf,
             vocabulary=Vocabulary(shelf),
             reader=OnlineReader(settings, bundle.service, client=redis),
         )
+
+    def with_updates(self, settings: Settings) -> Live:
+        """The same with its items as they are now; this very object if nothing is new."""
+        if self.stamp == updates.stamp(settings, self.bundle.name):
+            return self
+        stamp, shelf = _shelf(settings, self.bundle)
+        log.info("items_updated", bundle=self.bundle.name, items=len(shelf))
+        return replace(self, stamp=stamp, shelf=shelf, vocabulary=Vocabulary(shelf))
 
 
 class Follower:
@@ -104,12 +119,14 @@ class Follower:
             self._thread.join(timeout=5)
 
     def step(self) -> None:
-        """Look at the pointer once, and load what it names."""
+        """Look at the pointer once, and load what it names or what is new of that."""
         try:
             name = registry.current(self._settings)
-            if name is not None and name != self.name:
+            if name is not None and (self._live is None or name != self.name):
                 self._live = Live.load(self._settings, name, self._redis)
                 log.info("bundle_serves", bundle=name, items=len(self._live.shelf))
+            elif self._live is not None:
+                self._live = self._live.with_updates(self._settings)
             self._note(None)
         except PagodaError as error:
             self._note(error)
@@ -127,21 +144,20 @@ class Follower:
             self.step()
 
 
+def _shelf(settings: Settings, bundle: Bundle) -> tuple[tuple[int, ...], Shelf]:
+    """The bundle's items with their updates; the stamp is read first, so none is missed."""
+    stamp = updates.stamp(settings, bundle.name)
+    items, _ = updates.merged(bundle, updates.read(settings, bundle))
+    return stamp, Shelf(items)
+
+
 def _require_collection(settings: Settings, bundle: Bundle) -> None:
     """A vector of this bundle means nothing in another's collection."""
     with milvus(settings) as client:
-        found = describe(client, bundle.collection)
-        if found is None:
-            raise InputError(
-                f"the bundle {bundle.name!r} has no collection in Milvus",
-                expected=bundle.collection,
-                next_step=f"Build it: `pagoda index --bundle {bundle.name}`.",
-            )
-        if found.fingerprint != fingerprint(bundle.items, bundle.item_vectors):
-            raise BundleRefused(
-                "the collection was built from other vectors or items",
-                where=bundle.collection,
-                next_step=f"Build it again: `pagoda index --bundle {bundle.name}`.",
-            )
-        if not found.loaded:
-            client.load_collection(found.name)
+        found = standing(client, bundle.name)
+    if found.fingerprint != fingerprint(bundle.items, bundle.item_vectors):
+        raise BundleRefused(
+            "the collection was built from other vectors or items",
+            where=bundle.collection,
+            next_step=f"Build it again: `pagoda index --bundle {bundle.name}`.",
+        )

@@ -8,7 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pagoda import textfile
 from pagoda.publisher import SearchPublisher
+from pagoda.settings import Settings
 from serving.live import Follower
 from serving.schemas import SearchAnswer
 from serving.served import ServedLog
@@ -25,8 +27,14 @@ class Metrics:
     """The service's counters, histograms and gauges."""
 
     def __init__(
-        self, *, follower: Follower, publisher: SearchPublisher, served: ServedLog
+        self,
+        settings: Settings,
+        *,
+        follower: Follower,
+        publisher: SearchPublisher,
+        served: ServedLog,
     ) -> None:
+        self._settings = settings
         self._registry = CollectorRegistry()  # its own: every app starts at 0
         self._requests = Counter(
             "pagoda_requests", "HTTP requests", ["path", "status"], registry=self._registry
@@ -71,11 +79,11 @@ class Metrics:
         self._searches.labels(*(str(flag).lower() for flag in flags)).inc()
 
     def text(self) -> bytes:
-        """In Prometheus's text format."""
+        """In Prometheus's text format, with what checks have written last."""
         self._bundle.clear()
         if self._follower.name:
             self._bundle.labels(self._follower.name).set(1)
-        return generate_latest(self._registry)
+        return generate_latest(self._registry) + textfile.texts(self._settings)
 
 
 class Observed:

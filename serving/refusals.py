@@ -112,7 +112,8 @@ async def _http(_: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    log.error("request_failed", path=request.url.path, exc_info=error)
+    route = getattr(request.scope.get("route"), "path", None)  # the path itself may name a user
+    log.error("request_failed", route=route, exc_info=error)
     return _answer(500, Refusal(error="failed", message="The service failed; its log says why."))
 
 

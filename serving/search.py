@@ -21,7 +21,7 @@ from pagoda.bundle import Request
 from pagoda.filters import expression
 from pagoda.ids import key_of
 from pagoda.models.behaviour import windows_of
-from pagoda.online import Row
+from pagoda.online import StampedRow
 from pagoda.settings import Settings
 from pagoda.windows import Windows
 from serving.live import Live
@@ -38,14 +38,13 @@ from serving.schemas import (
     Sequences,
     Term,
 )
-from serving.shelf import Shelf
+from serving.shelf import Mask, Shelf
 from serving.understanding import Control, control
 from serving.understanding import Term as FoundTerm
 
 # A post-filter needs more hits than results: the paper loses 30 % to it, a wrong brand more.
 _POST_FILTER_FACTOR = 4
 
-Rows = Mapping[str, Row | None]
 Numbers = npt.NDArray[np.int64]
 
 
@@ -74,13 +73,13 @@ class Embedded:
 
     Attributes:
         user_key: None for an anonymous request.
-        rows: the raw feature rows, before the cut.
+        rows: the raw feature rows, before the cut, and from when each is valid.
         vector_D: float32 [D].
     """
 
     at_ms: int
     user_key: int | None
-    rows: Rows
+    rows: Mapping[str, StampedRow | None]
     windows: Windows
     vector_D: npt.NDArray[np.float32]
 
@@ -99,12 +98,25 @@ class Found:
     applied: tuple[FoundTerm, ...]
 
     @classmethod
-    def of(cls, shelf: Shelf, hits: Sequence[Hits], *, applied: tuple[FoundTerm, ...]) -> Found:
-        """The hits of several searches behind each other, each item where it came first."""
+    def of(
+        cls,
+        shelf: Shelf,
+        hits: Sequence[Hits],
+        *,
+        passing: Mask,
+        applied: tuple[FoundTerm, ...],
+    ) -> Found:
+        """The hits of several searches behind each other, each item where it came first.
+
+        While an item changes, Milvus and the shelf may differ about it for a moment: what the
+        shelf lacks, or does not let pass, is left out, so that what is shown satisfies the filters.
+        """
         rows = shelf.rows(np.concatenate([each.keys for each in hits]))
         scores = np.concatenate([each.scores for each in hits])
         _, first = np.unique(rows, return_index=True)
-        return cls(rows=rows, scores=scores, applied=applied).at(np.sort(first))
+        right = (rows >= 0) & passing[rows]
+        places = np.sort(first)
+        return cls(rows=rows, scores=scores, applied=applied).at(places[right[places]])
 
     def at(self, places: Numbers) -> Found:
         """Some of them, in that order."""
@@ -131,11 +143,12 @@ class Engine:
         mode = request.relevance or self._relevance
         with timings.step("terms"):
             terms = live.vocabulary.terms(request.query)
+            passing = live.shelf.passing(request.filters)
             wanted = [] if mode == "off" else terms
             decided = control(
                 live.shelf,
                 wanted,
-                passing=live.shelf.passing(request.filters),
+                passing=passing,
                 min_relevant=self._min_relevant if mode == "filter" else 0,
             )
         with timings.step("index"):
@@ -145,7 +158,7 @@ class Engine:
             fetched = min(request.k * _POST_FILTER_FACTOR, MAX_K) if late else request.k
             hits = [self._hits(live, embedded.vector_D, k=fetched, asked=each) for each in asked]
         with timings.step("items"):
-            found = Found.of(live.shelf, hits, applied=decided.kept)
+            found = Found.of(live.shelf, hits, passing=passing, applied=decided.kept)
             if late:
                 found = post_filter(live.shelf, found, enough=min(self._min_relevant, request.k))
             results = _results(live, found.first(request.k), terms)
@@ -215,11 +228,18 @@ def embed(live: Live, request: EmbedRequest, timings: Timings) -> Embedded:
     at_ms = now_ms()
     with timings.step("features"):
         user_key = None if request.user_id is None else key_of("user", request.user_id)
-        rows: Rows = {} if user_key is None else live.reader.read(user_key, at_ms)
+        stamped = {} if user_key is None else _read(live, user_key, at_ms)
+        rows = {name: None if row is None else row.values for name, row in stamped.items()}
         windows = windows_of(rows, at_ms=at_ms, spec=live.bundle.manifest.windows)
     with timings.step("tower"):
         vector_D = live.bundle.embed([Request(query=request.query, at_ms=at_ms, rows=rows)])[0]
-    return Embedded(at_ms=at_ms, user_key=user_key, rows=rows, windows=windows, vector_D=vector_D)
+    return Embedded(
+        at_ms=at_ms, user_key=user_key, rows=stamped, windows=windows, vector_D=vector_D
+    )
+
+
+def _read(live: Live, user_key: int, at_ms: int) -> dict[str, StampedRow | None]:
+    return live.reader.alive_at(live.reader.read_stamped([user_key])[0], at_ms)
 
 
 def sequences(live: Live, user_id: str) -> Sequences:

@@ -1,42 +1,49 @@
 """A sample of what was served, with the feature rows as read, into the lake's table `served`.
 
-Law 4 is checked against it, and training can use it. Requests only put into a bounded buffer; a
-thread appends it to the lake now and then. A full buffer or a lake that refuses loses samples
-and counts them, it never slows or fails a search.
+`pagoda check parity --served` holds law 4 against it, and training can use it. Requests only put
+into a bounded buffer; a thread appends it to the lake now and then. A full buffer or a lake that
+refuses loses samples and counts them, it never slows or fails a search.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import pyarrow as pa
 import structlog
 
+from pagoda.forgotten import consulted
 from pagoda.lake import open_table
+from pagoda.online import StampedRow
 from pagoda.schemas import SERVED
 from pagoda.settings import Settings
 
 log = structlog.get_logger()
 _CAPACITY = 5_000
-_RETENTION_EVERY_S = 3_600
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """One request; `rows` as the online store gave them, before the cut."""
+    """One request; `rows` as the online store gave them, before the cut, None where invalid."""
 
     search_id: str
     user_key: int
     at_ms: int
     bundle: str
-    rows: Mapping[str, Any]
+    rows: Mapping[str, StampedRow | None]
+
+    def features(self) -> dict[str, dict[str, Any] | None]:
+        """View to its columns and `valid_from_ms`: a later reader must know which batch it was."""
+        return {
+            view: None if row is None else {"valid_from_ms": row.valid_from_ms, **row.values}
+            for view, row in self.rows.items()
+        }
 
 
 class ServedLog:
@@ -49,7 +56,6 @@ class ServedLog:
         self._buffer: list[Served] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._clean_after = 0.0
         self.written = 0
         self.lost = 0
         self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
@@ -77,22 +83,14 @@ class ServedLog:
         if not batch:
             return
         try:
-            table = open_table(self._settings, SERVED)
-            table.append(_table(batch))
-            self.written += len(batch)
-            self._clean()
+            with consulted(self._settings) as forgotten:
+                kept = [each for each in batch if not forgotten.covers(each.user_key, each.at_ms)]
+                if kept:
+                    open_table(self._settings, SERVED).append(_table(kept))
+            self.written += len(kept)
         except Exception as error:  # any fault of the lake costs samples, not searches
             self.lost += len(batch)
             log.error("served_not_written", samples=len(batch), reason=f"{error!r}")
-
-    def _clean(self) -> None:
-        """Drop days past retention, once an hour: whole partitions, so only metadata moves."""
-        if time.monotonic() < self._clean_after:
-            return
-        self._clean_after = time.monotonic() + _RETENTION_EVERY_S
-        kept_from = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        kept_from -= timedelta(days=self._settings.serving.served_retention_days)
-        open_table(self._settings, SERVED).delete(f"t < '{kept_from.isoformat()}'")
 
     def _run(self) -> None:
         while not self._closing.wait(self._settings.serving.served_flush_s):
@@ -108,7 +106,7 @@ def _table(batch: list[Served]) -> pa.Table:
                 "user_key": each.user_key,
                 "t": datetime.fromtimestamp(each.at_ms / 1000, UTC),
                 "bundle": each.bundle,
-                "features": orjson.dumps(each.rows).decode(),
+                "features": orjson.dumps(each.features()).decode(),
             }
             for each in batch
         ],

@@ -1,4 +1,4 @@
-"""The bundle's items as serving asks of them: fields of hits, and which rows pass a filter.
+"""The live items as serving asks of them: fields of hits, and which rows pass a filter.
 
 Text columns are held as numbers of their distinct values, so that a mask over a hundred thousand
 items costs some 50 µs.
@@ -45,16 +45,17 @@ class Shelf:
         return [value for value in self._code_of[field] if value]
 
     def rows(self, keys: Rows) -> Rows:
-        """The row of each item key. Raises: KeyError if the table lacks one."""
-        at = np.minimum(self._keys_N.searchsorted(keys), max(len(self) - 1, 0))
-        if len(keys) and (not len(self) or not np.array_equal(self._keys_N[at], keys)):
-            raise KeyError("the index answered with items that the bundle does not know")
-        return at
+        """The row of each item key, -1 where the table lacks it."""
+        if not len(self):
+            return np.full(len(keys), -1)
+        at = np.minimum(self._keys_N.searchsorted(keys), len(self) - 1)
+        return np.where(self._keys_N[at] == keys, at, -1)
 
     def known(self, keys: Rows) -> dict[int, dict[str, Any]]:
         """The shown fields of those keys that the table knows."""
-        keys = keys[np.isin(keys, self._keys_N)]
-        return dict(zip(keys.tolist(), self.show(self.rows(keys)), strict=True))
+        rows = self.rows(keys)
+        found = rows >= 0
+        return dict(zip(keys[found].tolist(), self.show(rows[found]), strict=True))
 
     def show(self, rows: Rows) -> list[dict[str, Any]]:
         """The shown fields of rows, in their order."""

@@ -6,6 +6,7 @@ also on Ctrl-C. Rooms keep their own fixtures in their own folders.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,9 +21,9 @@ import hypothesis
 import pytest
 from playwright.sync_api import sync_playwright
 
-from pagoda import jars, servers
+from pagoda import jars, lake, servers
 from pagoda import spark as pagoda_spark
-from pagoda.settings import PROJECT_ROOT, Settings, home_folder, load
+from pagoda.settings import PROJECT_ROOT, Lake, Settings, home_folder, load
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -34,8 +35,10 @@ SMALL = {
     "PAGODA_SPARK__MASTER": "local[2]",
     "PAGODA_SPARK__DRIVER_MEMORY": "2g",
     "PAGODA_SPARK__SHUFFLE_PARTITIONS": "2",
-    # Short queries spend more on optimising Java's bytecode than they get back: half the CPU.
-    "PAGODA_SPARK__CONF": '{"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}',
+    # Short queries spend more on optimising Java's bytecode than they get back: half the CPU. Java
+    # then reserves too little room for the code of all tests' queries, and fails when it is full.
+    "PAGODA_SPARK__CONF": '{"spark.driver.extraJavaOptions": '
+    '"-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"}',
     "PAGODA_STREAM__METRICS_PORT": "0",
 }
 # Headless, as root too, and asking nothing of the network.
@@ -51,14 +54,33 @@ CHROMIUM_ARGUMENTS = [
 hypothesis.settings.register_profile(
     "pagoda", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-hypothesis.settings.load_profile("pagoda")
+# `make mutate`: the same examples for every mutant, and a failure need not be made small.
+for name, max_examples in (("mutation", 12), ("mutation-thorough", 80)):
+    hypothesis.settings.register_profile(
+        name,
+        hypothesis.settings.get_profile("pagoda"),
+        derandomize=True,
+        database=None,
+        max_examples=max_examples,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    )
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pagoda"))
 NewHome = Callable[[], Settings]
+Home = Callable[[str], Settings]
 _FETCHED = load(home=home_folder())
 
 
 def pytest_configure() -> None:
     """A polite kill ends the servers too, as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make mutate` wants to know soon: the quickest tests first, by what mutmut has measured."""
+    measured = Path("mutmut-stats.json")  # it runs the tests in its folder
+    if measured.exists():
+        seconds = json.loads(measured.read_text())["duration_by_test"]
+        items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +108,21 @@ def spark(settings: Settings) -> Iterator[SparkSession]:
     """The one Spark session of all tests."""
     with pagoda_spark.session(settings, "tests") as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def home(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Makes an installation whose tables the session's Spark reaches, but no other room's do."""
+
+    def make(namespace: str) -> Settings:
+        folder: Path = tmp_path_factory.mktemp(namespace)
+        (folder / "lake").symlink_to(settings.lake_folder)
+        (folder / "jars").symlink_to(settings.jars)
+        made = settings.model_copy(update={"home": folder, "lake": Lake(namespace=namespace)})
+        lake.create_all(made)
+        return made
+
+    return make
 
 
 @pytest.fixture(scope="session")

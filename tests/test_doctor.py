@@ -79,6 +79,24 @@ def test_a_home_that_cannot_be_made_is_found(home: Path, monkeypatch: pytest.Mon
     assert found.state == "fail"
 
 
+def test_a_folder_beyond_its_disk_budget_is_found_and_so_is_one_that_is_not_there(
+    home: Path,
+) -> None:
+    (home / "lake").mkdir()
+    (home / "lake" / "rows").write_bytes(b"x" * 3 * 2**20)
+    budget = 4 / 1024  # 4 MB
+    (home / "settings.toml").write_text(
+        f"[disk]\nbudget_gb = 1\nfolders_gb = {{ lake = {budget}, lakes = 1 }}\n"
+    )
+    (found,) = [each for each in doctor.examine() if each.name == "disk budget"]
+    assert (found.state, found.next_step) == ("warn", "Name folders as `pagoda status` does.")
+    assert "no folder lakes" in found.found
+    (home / "lake" / "more").write_bytes(b"x" * 2**20)
+    (found,) = [each for each in doctor.examine() if each.name == "disk budget"]
+    assert found.found == "lake 4 of 4 MB, no folder lakes"
+    assert "lake maintain" in (found.next_step or "")
+
+
 @pytest.mark.parametrize(
     ("says", "state"),
     [

@@ -165,7 +165,7 @@ def test_status_says_where_each_server_is(home: Settings) -> None:
     assert Path(of_redis["logs"][0]).read_text()
     assert of_redis["address"] == f"127.0.0.1:{load(home=home.home).redis.port}"
     assert next(each for each in said["servers"] if each["name"] == "kafka")["state"] == "stopped"
-    assert "data/redis" in said["disk_mb"]
+    assert "data/redis" in [each["folder"] for each in said["disk"]]
 
 
 def test_external_servers_are_asked_and_never_started(

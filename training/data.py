@@ -9,7 +9,7 @@ Shape legend: B lines, U requests, P distinct items taken in a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -181,6 +181,7 @@ def prepare(
     tokenizer: Tokenizer,
     *,
     spec: WindowSpec,
+    stats: Sequence[str],
     folder: Path,
 ) -> Examples:
     """Cut and encode feature rows into files in `folder`, and join the lines to them.
@@ -189,6 +190,7 @@ def prepare(
         rows: `user_key`, `t_ms` and feature columns `view__column`; one row a request, in any
             order.
         lines: `training.lines.LINE_COLUMNS`. Lines whose item the catalogue lacks are left out.
+        stats: the user statistics among the columns, in the service's order.
     Raises: ValueError if a line has no row or two rows are of one request.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,9 +200,8 @@ def prepare(
     for batch in rows:
         t_ms = batch.column("t_ms").to_numpy()
         keys.append(np.stack([batch.column("user_key").to_numpy(), t_ms]))
-        files.append(
-            encode(zip(_requests(batch), t_ms.tolist(), strict=True), catalogue, numbers, spec=spec)
-        )
+        requests = zip(_requests(batch), t_ms.tolist(), strict=True)
+        files.append(encode(requests, catalogue, numbers, spec=spec, stats=stats))
     user_key_U, t_ms_U = np.concatenate(keys, axis=1) if keys else np.empty((2, 0), np.int64)
     joined = _join(lines, user_key_U, t_ms_U, catalogue)
     text_B = np.array([numbers[text] for text in joined["query"].to_list()], np.int32)

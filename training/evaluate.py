@@ -27,6 +27,8 @@ from pagoda import settings as settings_module
 from pagoda.bundle import Bundle, Metric
 from pagoda.console import emit_json, emit_table, run
 from pagoda.errors import InputError, NothingToDo
+from pagoda.features import USER_STATS
+from pagoda.forgotten import copying
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import item_batch, user_batch
@@ -263,8 +265,9 @@ def judge_bundle(
             found=dataset.fingerprint,
             next_step="Train again: the week to judge on may have been trained on.",
         )
+    rows.require_built(settings, bundle.service, span, bundle.manifest.windows)
     judged = lines(settings, dataset, span)
-    with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
+    with copying(settings), tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
         requests = judged.select("user_key", "t_ms").unique().sort("t_ms", "user_key")
         fetched = rows.fetch(settings, bundle.service, requests, Path(folder), session=session)
         trial = Trial(
@@ -274,6 +277,7 @@ def judge_bundle(
                 bundle.catalogue,
                 bundle.tokenizer,
                 spec=bundle.manifest.windows,
+                stats=bundle.service.columns_of(USER_STATS),
                 folder=Path(folder) / "judged",
             ),
             catalogue=bundle.catalogue,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,13 +14,13 @@ import pyarrow as pa
 from pagoda import features, lake
 from pagoda.bundle import as_json
 from pagoda.dataset import Dataset
-from pagoda.errors import NothingToDo
+from pagoda.errors import Conflict, InputError, NothingToDo
 from pagoda.models.catalogue import FIELDS
-from pagoda.schemas import EVENTS, ITEMS, SEARCHES
+from pagoda.schemas import EVENTS, ITEMS, ROBOTS, SEARCHES, Table
 from pagoda.settings import Settings
 from pagoda.text import Tokenizer
 from training import rows
-from training.lines import Span, Week, judged_span, lines
+from training.lines import Snapshots, Span, Week, judged_span, lines
 from training.recipes import Recipe
 
 VERSION = 1  # raise it with every change that gives other towers for the same rows
@@ -50,14 +51,17 @@ class Inputs:
 
     Attributes:
         snapshots: Iceberg snapshot id of every table read.
+        features: digest of the feature rows there are for the days.
         fingerprint: of the recipe and of the content, not of the snapshots: a table that was
             written again with the same rows changes nothing.
     """
 
+    dataset: Dataset
     train_lines: pl.DataFrame
     judged_lines: pl.DataFrame
     items: pa.Table
     snapshots: dict[str, int]
+    features: str
     fingerprint: str
 
     @property
@@ -77,7 +81,18 @@ class Inputs:
 
 
 def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
-    """The recipe's days on this data set, from the first day there is."""
+    """The recipe's days on this data set, from the first day there is.
+
+    Raises: InputError if the recipe's windows need more than feature rows hold.
+    """
+    if problems := recipe.windows.beyond(features.CANDIDATES):
+        raise InputError(
+            "the windows need more than feature rows hold",
+            where=f"recipe {recipe.name}",
+            problems=problems,
+            next_step="Enlarge CANDIDATES in pagoda/features.py and build the days again, or "
+            'choose smaller windows; see "A longer window" in docs/add-a-feature.md.',
+        )
     judged = judged_span(dataset, week)
     first = max(judged.first - timedelta(days=recipe.train_days), dataset.first_day)
     return Plan(recipe=recipe, week=week, train=Span(first=first, end=judged.first), judged=judged)
@@ -86,13 +101,15 @@ def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
 def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
     """Read them. Raises: NothingToDo without lines; InputError if features were not built."""
     service = features.service(chosen.recipe.service)
-    tables = (ITEMS, EVENTS, SEARCHES, *(view.table for view in service.views))
-    snapshots = {
-        table.name: lake.open_table(settings, table).current_snapshot() for table in tables
-    }
-    items = lake.open_table(settings, ITEMS).scan(selected_fields=tuple(FIELDS.names)).to_arrow()
-    train_lines = _some(settings, dataset, chosen.train)
-    judged_lines = _some(settings, dataset, chosen.judged)
+    views = [view.table for view in service.views]
+    at = _snapshots(settings, (ITEMS, EVENTS, SEARCHES, ROBOTS, *views))
+    found = lake.open_table(settings, ITEMS).scan(
+        selected_fields=tuple(FIELDS.names), snapshot_id=at.get(ITEMS.name)
+    )
+    items = found.to_arrow()
+    train_lines = _some(settings, dataset, chosen.train, at)
+    judged_lines = _some(settings, dataset, chosen.judged, at)
+    feature_rows = rows.content(settings, service, chosen.whole, chosen.recipe.windows, at)
     digest = hashlib.blake2b(digest_size=16)
     for part in (
         str(VERSION),
@@ -100,23 +117,45 @@ def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
         chosen.week,
         dataset.fingerprint,
         service.schema_hash,
-        rows.content(settings, service, chosen.whole),
+        feature_rows,
         train_lines.write_csv(),
         judged_lines.write_csv(),
         pl.DataFrame(items).sort("item_key").write_csv(),
     ):
         digest.update(f"{part}\0".encode())
     return Inputs(
+        dataset=dataset,
         train_lines=train_lines,
         judged_lines=judged_lines,
         items=items,
-        snapshots={name: each.snapshot_id for name, each in snapshots.items() if each},
+        snapshots=at,
+        features=feature_rows,
         fingerprint=digest.hexdigest(),
     )
 
 
-def _some(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
-    found = lines(settings, dataset, span)
+def require_same_features(settings: Settings, chosen: Plan, inputs: Inputs) -> None:
+    """Feast reads its tables as they are: raise Conflict if they were built anew meanwhile."""
+    service = features.service(chosen.recipe.service)
+    now = _snapshots(settings, [view.table for view in service.views])
+    if all(inputs.snapshots.get(name) == each for name, each in now.items()):
+        return
+    found = rows.content(settings, service, chosen.whole, chosen.recipe.windows)
+    if found != inputs.features:
+        raise Conflict(
+            "features were built while the training read them",
+            where=service.name,
+            next_step="Train again.",
+        )
+
+
+def _snapshots(settings: Settings, tables: Iterable[Table]) -> dict[str, int]:
+    found = {table.name: lake.open_table(settings, table).current_snapshot() for table in tables}
+    return {name: each.snapshot_id for name, each in found.items() if each}
+
+
+def _some(settings: Settings, dataset: Dataset, span: Span, at: Snapshots) -> pl.DataFrame:
+    found = lines(settings, dataset, span, at)
     if found.is_empty():
         raise NothingToDo(
             "no searches that led to an item",

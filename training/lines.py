@@ -1,13 +1,16 @@
 """Lines to train and judge on: a search and an item that its user then took.
 
 A line's moment is its search's time, whatever the event's. Lines of one user at one moment (a
-basket) are one request: features are fetched and encoded once for it.
+basket) are one request: features are fetched and encoded once for it. Days on which a user was a
+robot, as the features job found, make no lines.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from types import MappingProxyType
 from typing import Any, Literal
 
 import polars as pl
@@ -15,10 +18,11 @@ import polars as pl
 from pagoda import lake
 from pagoda.dataset import Dataset
 from pagoda.errors import InputError
-from pagoda.schemas import EVENTS, SEARCHES, Table
+from pagoda.schemas import EVENTS, ROBOTS, SEARCHES, Table
 from pagoda.settings import Settings
 
 Week = Literal["validation", "test"]
+Snapshots = Mapping[str, int]  # table name to the snapshot to read; others are read as they are
 LINE_COLUMNS = ("user_key", "t_ms", "query", "item_key")
 
 
@@ -33,6 +37,11 @@ class Span:
     def days(self) -> int:
         """How many days."""
         return (self.end - self.first).days
+
+    @property
+    def dates(self) -> list[date]:
+        """Each of them."""
+        return [self.first + timedelta(days=number) for number in range(self.days)]
 
     @property
     def first_ms(self) -> int:
@@ -64,41 +73,70 @@ def week_of(text: str) -> Week:
     raise InputError(f"no week {text!r}", expected="test or validation")
 
 
-def lines(settings: Settings, dataset: Dataset, span: Span) -> pl.DataFrame:
+def lines(
+    settings: Settings, dataset: Dataset, span: Span, at: Snapshots = MappingProxyType({})
+) -> pl.DataFrame:
     """Every line of these days: LINE_COLUMNS, by (t_ms, user_key, query, item_key).
 
     A resent event or search counts once, and so does an item that was both clicked and bought.
     An event may follow its search by up to a day.
     """
-    searches = _read(settings, SEARCHES, span.filter(), "search_id", "user_key", "query", "ts")
+    searches = _read(settings, SEARCHES, at, span.filter(), "search_id", "user_key", "query", "ts")
     taken_in = Span(first=span.first, end=span.end + timedelta(days=1))
     actions = ", ".join(f"'{action}'" for action in dataset.positive_actions)
     events = _read(
         settings,
         EVENTS,
+        at,
         f"{taken_in.filter()} and action in ({actions})",
         "search_id",
         "user_key",
         "item_key",
+        "ts",
     )
+    searches, events = (_of_people(settings, each, at) for each in (searches, events))
     return (
         searches.unique(["search_id", "ts"])
-        .join(events.drop_nulls("search_id"), on=["search_id", "user_key"])
+        .join(events.drop_nulls("search_id").drop("ts"), on=["search_id", "user_key"])
         .unique(["search_id", "ts", "item_key"])
         .select("user_key", _t_ms(), "query", "item_key")
         .sort("t_ms", "user_key", "query", "item_key")
     )
 
 
-def events_before(settings: Settings, end: date) -> pl.DataFrame:
-    """(user_key, item_key, t_ms) of every event before that day, each once."""
+def events_before(
+    settings: Settings, end: date, at: Snapshots = MappingProxyType({})
+) -> pl.DataFrame:
+    """(user_key, item_key, t_ms) of every event of people before that day, each once."""
     before = f"ts < '{_midnight(end)}'"
-    table = _read(settings, EVENTS, before, "event_key", "user_key", "item_key", "ts")
-    return table.unique(["event_key", "ts"]).select("user_key", "item_key", _t_ms())
+    table = _read(settings, EVENTS, at, before, "event_key", "user_key", "item_key", "ts")
+    return (
+        _of_people(settings, table, at)
+        .unique(["event_key", "ts"])
+        .select("user_key", "item_key", _t_ms())
+    )
 
 
-def _read(settings: Settings, table: Table, row_filter: str, *columns: str) -> pl.DataFrame:
-    scan = lake.open_table(settings, table).scan(row_filter=row_filter, selected_fields=columns)
+def _of_people(settings: Settings, rows: pl.DataFrame, at: Snapshots) -> pl.DataFrame:
+    """Without those of days on which their user was a robot."""
+    scan = lake.open_table(settings, ROBOTS).scan(
+        selected_fields=("user_key", "day"), snapshot_id=at.get(ROBOTS.name)
+    )
+    robots = pl.DataFrame(scan.to_arrow())
+    return rows.join(
+        robots,
+        left_on=["user_key", pl.col("ts").dt.date()],
+        right_on=["user_key", "day"],
+        how="anti",
+    )
+
+
+def _read(
+    settings: Settings, table: Table, at: Snapshots, row_filter: str, *columns: str
+) -> pl.DataFrame:
+    scan = lake.open_table(settings, table).scan(
+        row_filter=row_filter, selected_fields=columns, snapshot_id=at.get(table.name)
+    )
     frame: Any = pl.from_arrow(scan.to_arrow())
     assert isinstance(frame, pl.DataFrame)
     return frame

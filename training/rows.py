@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import date, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +24,10 @@ import pyarrow.dataset as arrow_dataset
 
 from pagoda import lake, spark, store
 from pagoda.errors import InputError
-from pagoda.features import Service
+from pagoda.features import Service, View
 from pagoda.settings import Settings
-from training.lines import Span
+from pagoda.windows import WindowSpec
+from training.lines import Snapshots, Span
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -83,27 +85,83 @@ def read(rows: Path, span: Span) -> Iterator[pa.RecordBatch]:
     )
 
 
-def content(settings: Settings, service: Service, span: Span) -> str:
+def content(
+    settings: Settings,
+    service: Service,
+    span: Span,
+    windows: WindowSpec,
+    at: Snapshots = MappingProxyType({}),
+) -> str:
     """A digest of which feature rows there are for these days.
 
     A row's `created` is the largest ingested_at inside it, so whatever changes a row changes this,
     and building the same day again does not.
 
-    Raises: InputError if the features of some day were not built.
+    Raises: InputError as `require_built` does.
     """
+    require_built(settings, service, span, windows)
     digest = hashlib.blake2b(digest_size=16)
     for view in service.views:
-        scan = lake.open_table(settings, view.table).scan(
-            row_filter=f"day >= '{span.first}' and day < '{span.end}'",
-            selected_fields=(view.entity, "event_timestamp", "created", "day"),
-        )
-        rows = pl.DataFrame(scan.to_arrow())
-        if view.online_writer == "materialise":
-            _all_days_built(view.name, span, set(rows["day"].to_list()))
-        keys = rows.select(pl.all().exclude("day")).sort(pl.all().exclude("day"))
-        for column in keys:
+        columns = (view.entity, "event_timestamp", "created")
+        keys = pl.concat(_scan(settings, view, span, *columns, at=at))
+        for column in keys.sort(pl.all()):
             digest.update(np.ascontiguousarray(column.to_physical().to_numpy()).tobytes())
     return digest.hexdigest()
+
+
+def require_built(settings: Settings, service: Service, span: Span, windows: WindowSpec) -> None:
+    """Every day's rows hold what the service names and the windows need.
+
+    Raises: InputError naming, for every view, days that were not built, and days that were built
+    before a column or a longer window came.
+    """
+    problems = []
+    for view in service.views:
+        built = _scan(settings, view, span, "day", "definition")
+        days = pl.concat([each.unique() for each in built]).unique()
+        lacking: dict[str, list[date]] = {}
+        for day, definition in days.sort("day").iter_rows():
+            for problem in view.lacking(definition, windows):
+                lacking.setdefault(problem, []).append(day)
+        problems += [
+            f"{view.name}: rows of {len(set(found))} days, {found[0]} to {found[-1]}, were built "
+            f"for other features: {problem}"
+            for problem, found in lacking.items()
+        ]
+        # The stream's view has rows only of days on which something happened.
+        if view.online_writer == "materialise":
+            missing = sorted(set(span.dates) - set(days["day"].to_list()))
+            if missing:
+                problems.append(
+                    f"{view.name}: features of {len(missing)} days were not built, "
+                    f"{missing[0]} to {missing[-1]}"
+                )
+    if problems:
+        raise InputError(
+            "feature rows lack what the model reads",
+            where=service.name,
+            problems=problems,
+            next_step=f"Run `pagoda features build --from {span.first} "
+            f"--to {span.end - timedelta(days=1)}`.",
+        )
+
+
+def _scan(
+    settings: Settings,
+    view: View,
+    span: Span,
+    *columns: str,
+    at: Snapshots = MappingProxyType({}),
+) -> Iterator[pl.DataFrame]:
+    """Some columns of these days' rows, batch by batch; at least one, perhaps empty."""
+    scan = lake.open_table(settings, view.table).scan(
+        row_filter=f"day >= '{span.first}' and day < '{span.end}'",
+        selected_fields=columns,
+        snapshot_id=at.get(view.name),
+    )
+    reader = scan.to_arrow_batch_reader()
+    yield pl.DataFrame(reader.schema.empty_table())
+    yield from map(pl.DataFrame, reader)
 
 
 def _join(
@@ -128,22 +186,6 @@ def _join(
         .sortWithinPartitions(MOMENT, "user_key")
     )
     ordered.write.parquet(rows.as_uri())
-
-
-def _all_days_built(view: str, span: Span, built: set[date]) -> None:
-    missing = [
-        day
-        for day in (span.first + timedelta(days=n) for n in range(span.days))
-        if day not in built
-    ]
-    if missing:
-        raise InputError(
-            f"features of {len(missing)} days were not built",
-            where=view,
-            found=f"none of {missing[0]} to {missing[-1]}",
-            next_step=f"Run `pagoda features build --from {span.first} "
-            f"--to {span.end - timedelta(days=1)}`.",
-        )
 
 
 def _count(rows: Path) -> int:

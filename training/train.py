@@ -28,11 +28,12 @@ from rich.progress import (
 
 from pagoda import bundle as bundles
 from pagoda import dataset as datasets
-from pagoda import features
+from pagoda import features, pins
 from pagoda import settings as settings_module
 from pagoda.bundle import Manifest, ModelSpec, as_json
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import BundleRefused
+from pagoda.forgotten import copying
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
@@ -40,7 +41,7 @@ from pagoda.models.towers import kind_of
 from pagoda.settings import Settings
 from training import evaluate, loop, rows
 from training.data import Examples, prepare
-from training.inputs import Plan, inputs_of, plan
+from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
 from training.recipes import RECIPES, recipe
 
@@ -66,19 +67,47 @@ def train_recipe(
     # Said explicitly, or torch warns at every sparse gradient.
     torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     dataset = datasets.load(settings)
+    with copying(settings):
+        return _train_recipe(settings, dataset, chosen, force, session)
+
+
+def _train_recipe(
+    settings: Settings,
+    dataset: datasets.Dataset,
+    chosen: Plan,
+    force: bool,
+    session: SparkSession | None,
+) -> tuple[Path, bool]:
     clock = Clock()
     with clock.part("read the lake"):
         inputs = inputs_of(settings, dataset, chosen)
     found = None if force else _existing(settings, inputs.fingerprint)
     if found:
         return found, False
+    created_at = datetime.now(UTC)
+    name = f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}"
+    with pins.held(settings, name, inputs.snapshots):
+        return _bundle(settings, chosen, inputs, name, created_at, clock, session), True
+
+
+def _bundle(
+    settings: Settings,
+    chosen: Plan,
+    inputs: Inputs,
+    name: str,
+    created_at: datetime,
+    clock: Clock,
+    session: SparkSession | None,
+) -> Path:
     scratch = settings.scratch / f"train-{inputs.fingerprint}"
     with clock.part("items and words"):
         tokenizer = inputs.tokenizer(chosen.recipe)
         catalogue = Catalogue.build(inputs.items, tokenizer)
+    service = features.service(chosen.recipe.service)
+    stats = service.columns_of(features.USER_STATS)
     with clock.part("features from Feast"):
-        service = features.service(chosen.recipe.service)
         fetched = rows.fetch(settings, service, inputs.requests, scratch, session=session)
+        require_same_features(settings, chosen, inputs)
     with clock.part("cut and encode"):
         examples, judged = (
             prepare(
@@ -87,6 +116,7 @@ def train_recipe(
                 catalogue,
                 tokenizer,
                 spec=chosen.recipe.windows,
+                stats=stats,
                 folder=scratch / part,
             )
             for part, span, some in (
@@ -94,7 +124,7 @@ def train_recipe(
                 ("judged", chosen.judged, inputs.judged_lines),
             )
         )
-    sizes = Sizes.of(catalogue, tokenizer)
+    sizes = Sizes.of(catalogue, tokenizer, stats=stats)
     torch.manual_seed(chosen.recipe.loop.seed)
     model = chosen.recipe.model.build(sizes)
     with clock.part("train"):
@@ -106,7 +136,7 @@ def train_recipe(
             evaluate.Trial(
                 examples=judged,
                 catalogue=catalogue,
-                history=events_before(settings, chosen.judged.end),
+                history=events_before(settings, chosen.judged.end, inputs.snapshots),
                 starts_ms=chosen.judged.first_ms,
             ),
             model,
@@ -114,9 +144,8 @@ def train_recipe(
             week=chosen.week,
             name=chosen.recipe.name,
         )
-    created_at = datetime.now(UTC)
     manifest = Manifest(
-        name=f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}",
+        name=name,
         recipe=chosen.recipe.name,
         recipe_config=dict(as_json(chosen.recipe)) | {"week": chosen.week},
         fingerprint=inputs.fingerprint,
@@ -128,7 +157,7 @@ def train_recipe(
         ),
         width=chosen.recipe.model.width,
         feature_service=chosen.recipe.service,
-        schema_hash=features.service(chosen.recipe.service).schema_hash,
+        schema_hash=service.schema_hash,
         windows=chosen.recipe.windows,
         counts={
             "train_lines": examples.lines,
@@ -141,7 +170,7 @@ def train_recipe(
             **{f"seconds: {part}": round(seconds, 1) for part, seconds in clock.seconds.items()},
         },
         snapshots=inputs.snapshots,
-        dataset=dataset.model_dump(mode="json"),
+        dataset=inputs.dataset.model_dump(mode="json"),
         metrics=metrics,
     )
     path = bundles.save(
@@ -153,7 +182,7 @@ def train_recipe(
         item_vectors=vectors,
     )
     shutil.rmtree(scratch)
-    return path, True
+    return path
 
 
 class Clock:

@@ -45,7 +45,7 @@ class Ragged:
 
     def maxima(self, values: Int64s, *, empty: int) -> Int64s:
         """The largest of `values` in each row, `empty` where a row takes nothing."""
-        result = np.full(len(self.lengths), empty, dtype=np.int64)
+        result: Int64s = np.full(len(self.lengths), empty)
         filled = self.lengths > 0
         if filled.any():
             begins = self.offsets[:-1][filled]
@@ -54,9 +54,4 @@ class Ragged:
 
     def lists(self, values: npt.NDArray[np.int64] | pa.Array) -> pa.ListArray:
         """A list column: row i holds the values at its positions."""
-        taken = (
-            values.take(pa.array(self.index))
-            if isinstance(values, pa.Array)
-            else pa.array(values[self.index])
-        )
-        return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), taken)
+        return pa.ListArray.from_arrays(self.offsets, values.take(self.index))

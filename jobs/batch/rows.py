@@ -11,14 +11,16 @@ No two versions share `created`: the base's lies before D, the others' are disti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from jobs.batch.history import History
+from jobs.batch.history import USER_MS, Histories, History
 from jobs.batch.ragged import Ragged
 from pagoda.features import View
 from pagoda.sequences import Int64s
@@ -26,6 +28,7 @@ from pagoda.windows import DAY_MS
 
 EMPTY = -1  # `created` of a row that holds nothing; such rows are dropped
 _BATCH_ROWS = 64
+_CHUNK_EVENTS = 20_000  # users come together until they have so many
 
 # (history as known at some moment, midnights of days [D]) -> one row a day, in that order
 RowsOfDays = Callable[[History, Int64s], pa.RecordBatch]
@@ -42,26 +45,95 @@ def per_user(
     def of_one_user(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from _joined(rows(*History.of(batches)))
 
-    schema = from_arrow_schema(view.table.schema)
+    schema = from_arrow_schema(view.row_schema)
     return history.groupBy("user_key").applyInArrow(of_one_user, schema)
+
+
+def per_users(
+    history: DataFrame, view: View, rows: Callable[[Histories], Iterator[pa.RecordBatch]]
+) -> DataFrame:
+    """Apply `rows` to all users of `history.read`, some hundred at a time.
+
+    A call for each user would cost more than what it does. A worker holds some users' histories,
+    at least one, and some rows at a time.
+    """
+
+    def of_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for users in whole_users(batches, events=_CHUNK_EVENTS):
+            yield from _joined(rows(Histories.of(users)))
+
+    by_user = history.repartition("user_key").sortWithinPartitions("user_key")
+    return by_user.mapInArrow(of_partition, from_arrow_schema(view.row_schema))
+
+
+def whole_users(batches: Iterable[pa.RecordBatch], *, events: int) -> Iterator[pa.Table]:
+    """Rows that are sorted by user, cut between users when there are so many."""
+    waiting: list[pa.RecordBatch] = []
+    for each in batches:
+        waiting.append(each)
+        if sum(part.num_rows for part in waiting) < events:
+            continue
+        table = pa.Table.from_batches(waiting)
+        user = table["user_key"].to_numpy()
+        last = int(user.searchsorted(user[-1]))
+        if last:
+            yield table.slice(0, last)
+            waiting = table.slice(last).to_batches()
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moments:
+    """The moments that rows are of.
+
+    Attributes:
+        user: whose row, int64 [rows].
+        at_ms: epoch milliseconds, int64 [rows].
+        line: the same on the time line of the history that they look at.
+    """
+
+    user: Int64s
+    at_ms: Int64s
+    line: Int64s
+
+    @staticmethod
+    def of_user(user_key: int, at_ms: Int64s) -> Moments:
+        """Moments of one user, in a history of that user alone."""
+        return Moments(user=np.full(len(at_ms), user_key), at_ms=at_ms, line=at_ms)
+
+    @staticmethod
+    def of_users(users: Histories, numbers: Int64s, at_ms: Int64s) -> Moments:
+        """All of these moments for each of these users, given by their numbers."""
+        number, at = np.repeat(numbers, len(at_ms)), np.tile(at_ms, len(numbers))
+        return Moments(user=users.keys[number], at_ms=at, line=number * USER_MS + at)
+
+    def __len__(self) -> int:
+        return len(self.at_ms)
+
+    def in_parts(self, size: int) -> Iterator[Moments]:
+        """So many at a time."""
+        for begin in range(0, len(self), size):
+            part = slice(begin, begin + size)
+            yield Moments(user=self.user[part], at_ms=self.at_ms[part], line=self.line[part])
 
 
 def batch(
     view: View,
-    entity_key: int,
+    entity_key: int | Int64s,
     *,
     at_ms: Int64s,
     created_ms: Int64s,
     columns: Mapping[str, pa.Array],
 ) -> pa.RecordBatch:
-    """Rows of a view for one entity at the moments `at_ms`."""
+    """Rows of a view at the moments `at_ms`, of one entity or of one each."""
     head = {
         view.entity: pa.array(np.full(len(at_ms), entity_key)),
         "event_timestamp": pa.array(at_ms * 1000),
         "created": pa.array(created_ms * 1000),
         "day": pa.array((at_ms // DAY_MS).astype(np.int32)),
     }
-    schema = view.table.schema
+    schema = view.row_schema
     arrays = [({**head, **columns})[name].cast(schema.field(name).type) for name in schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -103,9 +175,19 @@ def day_versions(
             yield changed_at(moment, rows(history.known_by(moment), one_day))
 
 
+def late_users(users: Histories) -> npt.NDArray[np.bool_]:
+    """Who has events that became known after their day: their rows may have versions."""
+    return users.any_of(_late(users.history))
+
+
+def _late(history: History) -> npt.NDArray[np.bool_]:
+    late: npt.NDArray[np.bool_] = history.ingested // DAY_MS > history.ts // DAY_MS
+    return late
+
+
 def _late_moments(history: History, days: Int64s, *, span_days: int) -> dict[int, list[int]]:
     """For each day on which events of its span were still unknown: when they became known."""
-    late = history.where(history.ingested // DAY_MS > history.ts // DAY_MS)
+    late = history.where(_late(history))
     moments = {}
     for day in days.tolist() if len(late) else ():
         inside = (late.ts < day) & (late.ts >= day - span_days * DAY_MS) & (late.ingested >= day)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from feast.errors import FeastObjectNotFoundException
 
-from pagoda import bundle, features, lake, registry
-from pagoda.errors import BundleRefused
+from pagoda import bundle, lake, registry
+from pagoda.errors import BundleRefused, InputError
 from pagoda.features import SERVICES, VIEWS, Service, View
 from pagoda.schemas import INT64S, TEXTS
 from pagoda.settings import Settings
@@ -76,21 +76,23 @@ def _service(store: FeatureStore, service: Service) -> Iterator[str]:
     known = found.tags.get("schema_hash")
     if known != service.schema_hash:
         yield f"schema hash: expected {service.schema_hash}, found {known}"
-    names = [each.name for each in found.feature_view_projections]
-    if names != [view.name for view in service.views]:
-        yield f"views: expected {[view.name for view in service.views]}, found {names}"
+    expected = {view.name: list(view.columns) for view in service.views}
+    reads = {
+        each.name: [feature.name for feature in each.features]
+        for each in found.feature_view_projections
+    }
+    if list(reads) != list(expected):
+        yield f"views: expected {list(expected)}, found {list(reads)}"
+    for name in expected.keys() & reads.keys():
+        if reads[name] != expected[name]:
+            yield f"columns of {name}: expected {expected[name]}, found {reads[name]}"
 
 
 def _table(settings: Settings, view: View) -> Iterator[str]:
-    found = lake.open_table(settings, view.table).schema().as_arrow()
-    # Iceberg reads back large types and field metadata: names and kinds are what counts.
-    yield from _differences(_plain(view.table.schema), _plain(found))
-
-
-def _plain(schema: pa.Schema) -> dict[str, str]:
-    return {
-        each.name: str(each.type).replace("large_", "").replace(" not null", "") for each in schema
-    }
+    try:
+        lake.open_table(settings, view.table)  # brings it to its declaration
+    except InputError as error:
+        yield from error.problems
 
 
 def _differences(expected: dict[str, str], found: dict[str, str]) -> Iterator[str]:
@@ -107,15 +109,8 @@ def _current_bundle(settings: Settings) -> Iterator[Contract]:
     name = registry.current(settings)
     if name is None:
         return
-    problems = []
     try:
-        manifest = bundle.read_manifest(settings.bundles / name)
-        service = features.service(manifest.feature_service)
-        if service.schema_hash != manifest.schema_hash:
-            problems = [
-                f"schema hash of {service.name}: {manifest.schema_hash} at training, "
-                f"{service.schema_hash} now; train again"
-            ]
-    except (BundleRefused, KeyError) as error:
+        problems = bundle.misfits(bundle.read_manifest(settings.bundles / name))
+    except BundleRefused as error:
         problems = [str(error)]
     yield Contract(part="bundle", name=name, problems=problems)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import polars as pl
 
 from jobs.batch.build import Days, build_all
+from jobs.checks import known
+from jobs.checks.known import time_of
 from jobs.checks.online_side import Observation
 from pagoda import lake
 from pagoda.features import Service
-from pagoda.schemas import EVENTS, SEARCHES
+from pagoda.schemas import ROBOTS
 from pagoda.settings import Settings
 from pagoda.store import open_store
 from pagoda.windows import DAY_MS, WindowSpec, start_of_day
@@ -22,30 +23,34 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 Rows = Mapping[str, Mapping[str, Any] | None]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Moment = tuple[int, int]  # user key, t in epoch milliseconds
 _SEPARATOR = "__"  # of Feast's full feature names
+# What Kafka took before midnight may land, and a batch begin, some minutes after it.
+_LANDING_MS = 600_000
 
 
-def build_today(
-    session: SparkSession, settings: Settings, seen: Sequence[Observation], service: Service
+def build_days(
+    session: SparkSession, settings: Settings, moments: Collection[Moment], service: Service
 ) -> None:
-    """Bring the service's tables, for the observed moments' days, up to what has landed."""
-    days = [_time(each.t_ms).date() for each in seen]
+    """Bring the service's tables, for the moments' days, up to what has landed."""
+    days = [time_of(t_ms).date() for _, t_ms in moments]
     build_all(session, settings, Days(first=min(days), last=max(days)), views=service.views)
 
 
 def historical_rows(
-    settings: Settings, seen: Sequence[Observation], service: Service
-) -> dict[int, Rows]:
-    """User to its rows of the service's views, strictly before and as known before its moment.
+    settings: Settings, moments: Collection[Moment], service: Service
+) -> dict[Moment, Rows]:
+    """Each moment to its rows of the service's views, strictly before and as known before it.
 
     Feast takes the active Spark session.
     """
+    distinct = sorted(set(moments))
     frame = pd.DataFrame(
         {
-            "user_key": [each.user_key for each in seen],
+            "user_key": [user for user, _ in distinct],
+            "t_ms": [t_ms for _, t_ms in distinct],
             # Feast's join is inclusive; law 1 is not.
-            "event_timestamp": [_time(each.t_ms - 1) for each in seen],
+            "event_timestamp": [time_of(t_ms - 1) for _, t_ms in distinct],
         }
     )
     joined = (
@@ -59,7 +64,7 @@ def historical_rows(
         .to_spark_df()
         .toArrow()
     )
-    return {row["user_key"]: _by_view(row, service) for row in joined.to_pylist()}
+    return {(row["user_key"], row["t_ms"]): _by_view(row, service) for row in joined.to_pylist()}
 
 
 def _by_view(row: Mapping[str, Any], service: Service) -> Rows:
@@ -74,61 +79,65 @@ def sample_users(settings: Settings, *, users: int, days: int, now_ms: int) -> d
 
     The choice is by key, so it is the same each time while activity is.
     """
-    since = _time(now_ms - days * DAY_MS)
-    frames = [
-        pl.DataFrame(
-            lake.open_table(settings, table)
-            .scan(f"ts >= '{since.isoformat()}'", selected_fields=("user_key", "user_id", "source"))
-            .to_arrow()
-        )
-        for table in (EVENTS, SEARCHES)
-    ]
-    active = (
-        pl.concat(frames)
-        .group_by("user_key")
-        .agg(
-            pl.first("user_id"), pl.col("source").str.starts_with("kafka:").any().alias("streamed")
-        )
-        .sort("user_key")
-    )
-    streamed = active.filter("streamed").head(max(users // 2, 1))
-    others = active.join(streamed, on="user_key", how="anti").head(users - len(streamed))
-    chosen = pl.concat([streamed, others])
-    return dict(zip(chosen["user_key"].to_list(), chosen["user_id"].to_list(), strict=True))
+    active = known.active_users(settings, from_ms=now_ms - days * DAY_MS)
+    streamed = _first(active.filter("streamed"), max(users // 2, 1))
+    others = _first(active.filter(~pl.col("user_key").is_in(list(streamed))), users - len(streamed))
+    return streamed | others
 
 
-def late_users(settings: Settings, seen: Sequence[Observation], spec: WindowSpec) -> set[int]:
+def _first(users: pl.LazyFrame, count: int) -> dict[int, str]:
+    chosen = users.select("user_key", "user_id").bottom_k(count, by="user_key")
+    return dict(chosen.collect(engine="streaming").sort("user_key").iter_rows())
+
+
+def late_users(
+    settings: Settings,
+    seen: Sequence[Observation],
+    spec: WindowSpec,
+    *,
+    click_actions: Collection[str],
+) -> set[int]:
     """Users with a message so late that the stream refused it and the next batch must bring it.
 
     That is one older than the stream's days when it came, and that came after the day began
     whose `user_day` row is online.
     """
-    rows_from = {each.user_key: each.day_from_ms or 0 for each in seen}
+    rows_from = pl.DataFrame(
+        [(each.user_key, each.day_from_ms or 0) for each in seen],
+        schema={"user_key": pl.Int64, "from_ms": pl.Int64},
+        orient="row",
+    )
     first = min(start_of_day(each.t_ms) for each in seen)
+    records = known.records(
+        settings,
+        rows_from["user_key"].to_list(),
+        from_ms=first - (spec.recent_days + spec.long_term_days) * DAY_MS,
+        actions={*click_actions, "buy", "collect"},
+    )
+    late = records.join(rows_from, on="user_key").filter(late_for("from_ms", spec))
+    return set(late["user_key"].to_list())
+
+
+def late_for(batch_from: str, spec: WindowSpec) -> pl.Expr:
+    """Whether a record came too late for the stream, and for the batch row of that midnight.
+
+    Args:
+        batch_from: the column that holds when the online `user_day` row's day began.
+    """
+    kept_ms = spec.batch_delay_days * DAY_MS
+    refused = pl.col("ts") < pl.col("ingested") // DAY_MS * DAY_MS - kept_ms
+    return pl.col("streamed") & refused & (pl.col("ingested") >= pl.col(batch_from) - _LANDING_MS)
+
+
+def robot_users(settings: Settings, seen: Sequence[Observation], spec: WindowSpec) -> set[int]:
+    """Users with a day in the windows on which they were robots: features leave it out, the stream
+    cannot know.
+    """
     reach = spec.recent_days + spec.long_term_days
-    late: set[int] = set()
-    for table, key in ((EVENTS, "event_key"), (SEARCHES, "search_key")):
-        rows = (
-            lake.open_table(settings, table)
-            .scan(
-                f"ts >= '{_time(first - reach * DAY_MS).isoformat()}'",
-                selected_fields=("user_key", key, "ts", "ingested_at"),
-            )
-            .to_arrow()
-        )
-        known = (
-            pl.DataFrame(rows)
-            .filter(pl.col("user_key").is_in(list(rows_from)))
-            .group_by("user_key", key, "ts")
-            .agg(pl.min("ingested_at"))
-            .with_columns(pl.col("ts", "ingested_at").dt.epoch("ms"))
-        )
-        for user, ts, ingested in known.select("user_key", "ts", "ingested_at").iter_rows():
-            refused = ts < start_of_day(ingested) - spec.batch_delay_days * DAY_MS
-            if refused and ingested >= rows_from[user]:
-                late.add(user)
-    return late
-
-
-def _time(ms: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=ms)
+    first = time_of(min(each.t_ms for each in seen) - reach * DAY_MS).date()
+    rows = (
+        lake.open_table(settings, ROBOTS)
+        .scan(f"day >= '{first.isoformat()}'", selected_fields=("user_key", "day"))
+        .to_arrow()
+    )
+    return set(rows["user_key"].to_pylist()) & {each.user_key for each in seen}

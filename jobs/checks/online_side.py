@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 from jobs.checks.positions import Ends, Positions
@@ -28,7 +28,8 @@ class Observation:
     Attributes:
         windows: what serving's cut gives; None if a row could not be decoded.
         damage: why not.
-        day_from_ms: the day whose `user_day` row was read, None without one.
+        day_from_ms: the day whose `user_day` row was read, also one past its TTL; None without.
+        request: the search that was served then, None for a user read now.
     """
 
     user_key: int
@@ -36,6 +37,7 @@ class Observation:
     windows: Windows | None = None
     day_from_ms: int | None = None
     damage: str = ""
+    request: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +93,27 @@ def _round(
         if intraday is not None and intraday.valid_from_ms >= t_ms:
             moving.append(user)
             continue
-        windows = windows_of(reader.valid_at(stamped, t_ms), t_ms, spec)
         day_from_ms = day.valid_from_ms if day else None
-        taken.append(
-            Observation(user_key=user, t_ms=t_ms, windows=windows, day_from_ms=day_from_ms)
-        )
+        rows = reader.valid_at(stamped, t_ms)
+        taken.append(observation(user, t_ms, rows, day_from_ms=day_from_ms, spec=spec))
     return taken, moving
+
+
+def observation(
+    user_key: int,
+    t_ms: int,
+    rows: Mapping[str, Row | None],
+    *,
+    day_from_ms: int | None,
+    spec: WindowSpec,
+    request: str | None = None,
+) -> Observation:
+    """What these rows show at `t_ms`; rows that cannot be cut are damage."""
+    seen = Observation(user_key=user_key, t_ms=t_ms, day_from_ms=day_from_ms, request=request)
+    try:
+        return replace(seen, windows=windows_of(rows, t_ms, spec))
+    except ValueError as error:  # lists of one sequence differ in length
+        return replace(seen, damage=str(error))
 
 
 def windows_of(rows: Mapping[str, Row | None], t_ms: int, spec: WindowSpec) -> Windows:

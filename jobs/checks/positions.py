@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
+from kafka.errors import CoordinatorNotAvailableError
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from jobs.stream.landed import position
 from jobs.stream.routes import routes
@@ -19,17 +21,19 @@ _ASK_S = 0.2
 
 
 class Positions:
-    """The topics that carry behaviour: their ends, and the readers' positions."""
+    """Topics: their ends, and the readers' positions."""
 
-    def __init__(self, settings: Settings, admin: KafkaAdminClient) -> None:
-        """Look the topics up."""
+    def __init__(
+        self, settings: Settings, admin: KafkaAdminClient, names: Iterable[str] = ()
+    ) -> None:
+        """Look the topics up: those named, or those that carry behaviour."""
         self._settings = settings
         self._admin = admin
         self._topics = topics.ensure(settings)
         kafka = settings.kafka
         self._partitions = [
             TopicPartition(name, partition)
-            for name in (kafka.events_topic, kafka.searches_topic)
+            for name in names or (kafka.events_topic, kafka.searches_topic)
             for partition in range(self._topics[name].partitions)
         ]
 
@@ -40,6 +44,13 @@ class Positions:
         )
         return {partition: at.offset for partition, at in found.items()}
 
+    # A broker that has seen no group yet makes its coordinator at the first question.
+    @retry(
+        retry=retry_if_exception_type(CoordinatorNotAvailableError),
+        stop=stop_after_delay(30),
+        wait=wait_fixed(0.5),
+        reraise=True,
+    )
     def consumed(self) -> Ends:
         """What the sequences consumer has written online and committed."""
         group = self._settings.kafka.stream_group

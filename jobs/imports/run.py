@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 from filelock import FileLock, Timeout
 from pyiceberg.table import Table as IcebergTable
@@ -28,6 +29,7 @@ from jobs.imports.source import Problem, Source, weeks_to_now
 from pagoda import dataset
 from pagoda.console import people
 from pagoda.errors import Conflict, InputError, MachineError, NothingToDo
+from pagoda.forgotten import Forgotten, consulted
 from pagoda.lake import open_table
 from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED, SEARCHES, Table
 from pagoda.settings import Settings
@@ -100,7 +102,12 @@ def run_import(
         MachineError: the lake cannot be written; finished tables are kept.
     """
     now = now or datetime.now(UTC)
-    with _writable(settings), _only_one(settings), _progress() as progress:
+    with (
+        _writable(settings),
+        alone(settings),
+        consulted(settings) as forgotten,
+        _progress() as progress,
+    ):
         tables = {table: open_table(settings, table) for table in TABLES}
         others = {name for table in tables.values() for name in lake.held(table)} - {source.name}
         if others and not replace and not dry_run:
@@ -118,6 +125,7 @@ def run_import(
             shift_days=shift_days,
             fingerprint=hashlib.sha256(f"{source.content} shift {shift_days}".encode()).hexdigest(),
             others=frozenset(others),
+            forgotten=forgotten,
             dry_run=dry_run,
             progress=progress,
         )
@@ -135,7 +143,11 @@ def run_import(
             dataset=record,
             dry_run=dry_run,
             problems=source.problems() if changed else (),
-            notes=[*(source.notes() if changed else ()), *_about_others(others)],
+            notes=[
+                *(source.notes() if changed else ()),
+                *_about_others(others),
+                *_about_forgotten(forgotten),
+            ],
             samples=one.samples,
         )
 
@@ -148,6 +160,7 @@ class _Import:
     shift_days: int
     fingerprint: str
     others: frozenset[str]
+    forgotten: Forgotten
     dry_run: bool
     progress: Progress
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -184,17 +197,36 @@ class _Import:
 
     def _batches(self, table: IcebergTable, contract: Table, counts: Counts) -> Iterator[pa.Table]:
         task = self.progress.add_task(contract.name, total=self.source.rows(contract))
-        for batch in self.source.batches(contract, self.shift_days):
+        for whole in self.source.batches(contract, self.shift_days):
+            batch = self._remembered(contract, whole)
             rows = lake.new_ids(table, batch) if contract is IDS else batch
             counts.written += rows.num_rows
             counts.unchanged += batch.num_rows - rows.num_rows
             self.samples.setdefault(contract.name, batch.slice(0, _SAMPLES).to_pylist())
             yield rows
-            self.progress.advance(task, batch.num_rows)
+            self.progress.advance(task, whole.num_rows)
+
+    def _remembered(self, contract: Table, batch: pa.Table) -> pa.Table:
+        """Without what forgotten users did: a file that is imported again brings nobody back."""
+        if not self.forgotten:
+            return batch
+        if contract is IDS:
+            users = pc.equal(batch["kind"], "user")
+            keys = pa.array(self.forgotten.until_ms, pa.int64())
+            return batch.filter(pc.invert(pc.and_(users, pc.is_in(batch["key"], keys))))
+        if contract is REJECTED:
+            named = [self.forgotten.names(raw) for raw in batch["raw"].to_pylist()]
+            return batch.filter(pc.invert(pa.array(named, pa.bool_())))
+        return self.forgotten.without(batch, "ts")
 
 
 def _about_others(others: Collection[str]) -> list[str]:
     return [f"takes the place of the data set {name} (--replace)" for name in sorted(others)]
+
+
+def _about_forgotten(forgotten: Forgotten) -> list[str]:
+    count = len(forgotten.until_ms)
+    return [f"what {count} forgotten users did before is left out"] if count else []
 
 
 def _recorded_shift(settings: Settings, tables: Iterable[IcebergTable], source: Source) -> int:
@@ -234,7 +266,8 @@ def _record(settings: Settings, one: _Import) -> dataset.Dataset:
 
 
 @contextmanager
-def _only_one(settings: Settings) -> Iterator[None]:
+def alone(settings: Settings) -> Iterator[None]:
+    """One import at a time. Raises: Conflict."""
     lock = FileLock(settings.run / "import.lock", timeout=0)
     try:
         lock.acquire()

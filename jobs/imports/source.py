@@ -66,8 +66,8 @@ class Source(Protocol):
         """The rows of one table in the table's schema, days in ascending order."""
         ...
 
-    def rows(self, table: Table) -> int:
-        """How many rows `batches` gives."""
+    def rows(self, table: Table) -> int | None:
+        """How many rows `batches` gives, if that is known."""
         ...
 
     def rejected(self, table: Table) -> int:

@@ -4,6 +4,9 @@
     alias `items`      searched by rankers; moves once the check has passed
     draft_items_…      under construction, searched by nobody
 
+A draft holds the bundle's items and those that the lake has otherwise by now; what comes while it
+is built reaches the live collection, and the draft just before it goes live (`pagoda.updates`).
+
 Run again, a bundle whose collection is there already is only checked and promoted.
 """
 
@@ -22,15 +25,23 @@ from pymilvus import MilvusClient
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jobs.index import check, collection
-from pagoda import index_report, registry
+from pagoda import faults, index_report, registry, updates
 from pagoda import settings as settings_module
 from pagoda.ann import Searcher
 from pagoda.bundle import Bundle, Request
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import CheckFailed, Conflict, InputError
-from pagoda.index import Collection, aliased, collection_of, describe, fingerprint, milvus
+from pagoda.index import (
+    Collection,
+    aliased,
+    collection_of,
+    describe,
+    description,
+    fingerprint,
+    milvus,
+)
 from pagoda.index_report import IndexReport
-from pagoda.release import release
+from pagoda.release import make_live
 from pagoda.settings import Settings
 
 log = structlog.get_logger()
@@ -38,8 +49,9 @@ app = typer.Typer(help="Build and check a collection, then swap the alias.")
 _SAMPLE_REQUESTS = 32
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def main(
+    context: typer.Context,
     bundle: Annotated[str | None, typer.Option(help="Which bundle; default the newest.")] = None,
     promote: Annotated[
         bool, typer.Option(help="Make it live once checked; otherwise only build and check.")
@@ -47,6 +59,8 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
 ) -> None:
     """Build a bundle's collection in Milvus, check it beside exact search, make it live."""
+    if context.invoked_subcommand:
+        return
     settings = settings_module.load()
     with shown() as progress:
         report = build(
@@ -68,27 +82,40 @@ def build(
         for manifest in registry.bundles(settings):
             if collection.drop_draft(client, manifest.collection):
                 log.info("interrupted_build_dropped", collection=manifest.collection)
+        holds = updates.since_training(settings, bundle)
+        items, vectors_ND = updates.merged(bundle, holds)
         index = collection.choose_index(
-            rows=bundle.items.num_rows, flat_max_items=settings.milvus.flat_max_items
+            rows=items.num_rows, flat_max_items=settings.milvus.flat_max_items
         )
-        candidate = _standing(client, bundle, index) or collection.build_draft(
-            client,
-            name=bundle.collection,
-            bundle=bundle.name,
-            items=bundle.items,
-            vectors_ND=bundle.item_vectors,
-            index=index,
-            progress=progress,
-        )
-        report = _check(settings, candidate, bundle, progress)
+        standing = _standing(client, bundle, index)
+        if standing:
+            report = _check_standing(settings, standing, bundle, progress)
+        else:
+            draft = collection.build_draft(
+                client,
+                name=bundle.collection,
+                described=_described(bundle),
+                items=items,
+                vectors_ND=vectors_ND,
+                index=index,
+                progress=progress,
+            )
+            faults.point("index.built")
+            report = _check(settings, draft, bundle, holds, progress)
         index_report.save(settings, report)
+        faults.point("index.checked")
         if not report.passed:
             collection.drop_draft(client, bundle.collection)
             raise _failed(report)
-        if candidate.name != bundle.collection:
-            _rename(client, candidate.name, bundle.collection)
+        with updates.alone(settings):
+            if not standing:
+                updates.catch_up(settings, client, bundle, draft, holds=holds)
+                _rename(client, draft.name, bundle.collection)
+                faults.point("index.renamed")
+            if promote:
+                make_live(settings, client, bundle)
         if promote:
-            release(settings, name)
+            faults.point("index.released")
             _drop_old(settings, client)
     return report
 
@@ -101,13 +128,13 @@ def recheck(settings: Settings, name: str, *, progress: collection.Progress) -> 
     bundle = Bundle.load(registry.require(settings, name))
     with milvus(settings) as client:
         found = describe(client, bundle.collection)
-    if found is None or found.fingerprint != fingerprint(bundle.items, bundle.item_vectors):
-        raise InputError(
-            f"Milvus has no collection of the bundle {name!r}",
-            expected=bundle.collection,
-            next_step=f"Build it: `pagoda index --bundle {name}`.",
-        )
-    report = _check(settings, found, bundle, progress)
+        if found is None or found.fingerprint != fingerprint(bundle.items, bundle.item_vectors):
+            raise InputError(
+                f"Milvus has no collection of the bundle {name!r}",
+                expected=bundle.collection,
+                next_step=f"Build it: `pagoda index --bundle {name}`.",
+            )
+        report = _check_standing(settings, found, bundle, progress)
     index_report.save(settings, report)
     if not report.passed:
         raise _failed(report)
@@ -154,9 +181,32 @@ def _standing(
     return found
 
 
-def _check(
-    settings: Settings, candidate: Collection, bundle: Bundle, progress: collection.Progress
+def _described(bundle: Bundle) -> str:
+    built_from = fingerprint(bundle.items, bundle.item_vectors)
+    return description(bundle=bundle.name, fingerprint=built_from)
+
+
+def _check_standing(
+    settings: Settings, standing: Collection, bundle: Bundle, progress: collection.Progress
 ) -> IndexReport:
+    """Check what may be live; if items change meanwhile, once more while none may."""
+    before = updates.stamp(settings, bundle.name)
+    report = _check(settings, standing, bundle, updates.read(settings, bundle), progress)
+    if updates.stamp(settings, bundle.name) == before:
+        return report
+    with updates.alone(settings):
+        return _check(settings, standing, bundle, updates.read(settings, bundle), progress)
+
+
+def _check(
+    settings: Settings,
+    candidate: Collection,
+    bundle: Bundle,
+    holds: updates.Updates,
+    progress: collection.Progress,
+) -> IndexReport:
+    """Check a collection that holds these updates beside the bundle's own items."""
+    items, vectors_ND = updates.merged(bundle, holds)
     searcher = Searcher(settings)
     try:
         return check.check(
@@ -164,8 +214,8 @@ def _check(
             candidate,
             bundle=bundle.name,
             live_name=bundle.collection,
-            items=bundle.items,
-            vectors_ND=bundle.item_vectors,
+            items=items,
+            vectors_ND=vectors_ND,
             queries_QD=check.query_vectors(bundle.item_vectors, _request_vectors(bundle)),
             min_recall=settings.milvus.min_recall,
             progress=progress,

@@ -2,7 +2,7 @@
 
 An approximate index fails where few items pass a filter, silently: with too few clusters read it
 returns too few and wrong (recall .48 at 0.05 %). So every collection is judged before it goes
-live, by selectivity, against the plain definition: the mask computed on the bundle's own table,
+live, by selectivity, against the plain definition: the mask computed on the table of items,
 the scores as one matrix product. Nothing of this shares code with the index or the expressions.
 """
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from jobs.index.collection import Progress
 from pagoda.ann import Hits, Searcher
-from pagoda.filters import TEXT_FIELDS, Filters, PriceRange, expression
+from pagoda.filters import MAX_VALUE_LENGTH, TEXT_FIELDS, Filters, PriceRange, expression
 from pagoda.index import Collection
 from pagoda.index_report import Case, IndexReport
 
@@ -59,7 +59,7 @@ def check(
     Args:
         collection: what to search; still a draft perhaps.
         live_name: what the collection is, or will be, called once live.
-        items: the bundle's item table, row i beside vector i.
+        items: what the collection must hold, row i beside vector i.
         queries_QD: vectors to search with, like those of requests.
     """
     keys_N = items["item_key"].to_numpy()
@@ -77,7 +77,7 @@ def check(
         bundle=bundle,
         collection=live_name,
         checked_at=datetime.now(UTC),
-        rows=collection.rows,
+        rows=items.num_rows,
         index_type=collection.index_type,
         index_params=collection.index_params,
         k=K,
@@ -185,7 +185,8 @@ def _values_covering(texts: Sequence[str | None], wanted: float) -> frozenset[st
     """The most frequent values that still fit, if they cover half of `wanted` at least."""
     chosen: list[str] = []
     covered = 0
-    for value, count in Counter(text for text in texts if text).most_common():
+    usable = (text for text in texts if text and len(text) <= MAX_VALUE_LENGTH)
+    for value, count in Counter(usable).most_common():
         if covered + count <= wanted * 1.25 and len(chosen) < _MAX_VALUES:
             chosen.append(value)
             covered += count

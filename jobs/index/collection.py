@@ -1,8 +1,5 @@
 """One bundle's items in a fresh Milvus collection, indexed and loaded.
 
-    item_key | item_id | vector | brand … colour | price | in_stock
-    int64 pk   text      [d]      text, "" = none  double  bool
-
 The collection grows under a draft name, which nobody searches; the next build drops what an
 interrupted one left there.
 """
@@ -11,22 +8,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pymilvus import DataType, MilvusClient
 
+from pagoda import faults
 from pagoda.errors import CheckFailed, InputError
-from pagoda.filters import NO_PRICE, TEXT_FIELDS, stored
-from pagoda.index import VECTOR, Collection, describe, description, fingerprint
+from pagoda.filters import STORED_BYTES, TEXT_FIELDS
+from pagoda.index import VECTOR, Collection, describe, entities
 
 DRAFT_PREFIX = "draft_"
-_ROWS_PER_INSERT = 4_000  # 2 MB of vectors at d=128: well below gRPC's and the log's limits
-_LONGEST_TEXT_BYTES = 65_535
+_ID_BYTES = 1_024  # 256 characters, as messages allow: items that come later must fit too
+_MOST_BYTES = 65_535
 _BUILD_TIMEOUT_S = 3_600
 _POLL_S = 0.2
 
@@ -68,7 +65,7 @@ def build_draft(
     client: MilvusClient,
     *,
     name: str,
-    bundle: str,
+    described: str,
     items: pa.Table,
     vectors_ND: npt.NDArray[np.float32],
     index: IndexSpec,
@@ -76,21 +73,25 @@ def build_draft(
 ) -> Collection:
     """Fill, index and load `draft_<name>`.
 
+    Args:
+        described: from `pagoda.index.description`.
     Raises: InputError naming everything in the items that Milvus cannot hold; CheckFailed if
         Milvus ends up with another number of rows.
     """
     _refuse_unusable(items, vectors_ND)
     draft = DRAFT_PREFIX + name
-    _create(client, draft, bundle=bundle, items=items, vectors_ND=vectors_ND)
+    _create(client, draft, described=described, items=items, width=vectors_ND.shape[1])
     done = 0
-    for rows in _rows(items, vectors_ND):
+    for rows in entities(items, vectors_ND):
         client.insert(draft, rows)
         done += len(rows)
+        faults.point("index.inserted")
         progress("insert", done, items.num_rows)
     progress("flush", 0, 1)
     client.flush(draft)
     progress("flush", 1, 1)
     _index(client, draft, index, progress)
+    faults.point("index.indexed")
     progress("load", 0, 1)
     client.load_collection(draft, timeout=_BUILD_TIMEOUT_S)
     progress("load", 1, 1)
@@ -104,49 +105,26 @@ def _refuse_unusable(items: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> No
     if not np.isfinite(vectors_ND).all():
         bad = int((~np.isfinite(vectors_ND).all(axis=1)).sum())
         problems.append(f"{bad} vectors hold NaN or infinity")
-    for name in ("item_id", *TEXT_FIELDS):
-        longest = _longest_bytes(items[name])
-        if longest > _LONGEST_TEXT_BYTES:
-            problems.append(f"{name}: {longest} bytes, at most {_LONGEST_TEXT_BYTES}")
+    longest = _longest_bytes(items["item_id"])
+    if longest > _MOST_BYTES:
+        problems.append(f"item_id: {longest} bytes, at most {_MOST_BYTES}")
     if problems:
         raise InputError("the bundle's items cannot be indexed", problems=problems)
 
 
 def _create(
-    client: MilvusClient,
-    name: str,
-    *,
-    bundle: str,
-    items: pa.Table,
-    vectors_ND: npt.NDArray[np.float32],
+    client: MilvusClient, name: str, *, described: str, items: pa.Table, width: int
 ) -> None:
-    schema = client.create_schema(
-        auto_id=False,
-        enable_dynamic_field=False,
-        description=description(bundle=bundle, fingerprint=fingerprint(items, vectors_ND)),
-    )
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=described)
     schema.add_field("item_key", DataType.INT64, is_primary=True)
-    schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=vectors_ND.shape[1])
-    for text in ("item_id", *TEXT_FIELDS):
-        # Milvus sizes its segments by the longest text allowed, so it is no larger than needed.
-        longest = max(64, 1 << (_longest_bytes(items[text]) - 1).bit_length())
-        schema.add_field(text, DataType.VARCHAR, max_length=min(longest, _LONGEST_TEXT_BYTES))
+    schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=width)
+    id_bytes = max(_ID_BYTES, _longest_bytes(items["item_id"]))
+    schema.add_field("item_id", DataType.VARCHAR, max_length=id_bytes)
+    for text in TEXT_FIELDS:
+        schema.add_field(text, DataType.VARCHAR, max_length=STORED_BYTES)
     schema.add_field("price", DataType.DOUBLE)
     schema.add_field("in_stock", DataType.BOOL)
     client.create_collection(name, schema=schema, consistency_level="Bounded")
-
-
-def _rows(items: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> Iterator[list[dict[str, Any]]]:
-    """Items as Milvus takes them, in portions; what is missing takes its stand-in."""
-    columns = items.select(["item_key", "item_id", *TEXT_FIELDS, "price", "in_stock"])
-    for start in range(0, items.num_rows, _ROWS_PER_INSERT):
-        rows: list[dict[str, Any]] = columns.slice(start, _ROWS_PER_INSERT).to_pylist()
-        for row, vector in zip(rows, vectors_ND[start : start + len(rows)], strict=True):
-            row[VECTOR] = vector
-            row |= {name: stored(row[name] or "") for name in TEXT_FIELDS}
-            row["price"] = NO_PRICE if row["price"] is None else row["price"]
-            row["in_stock"] = row["in_stock"] is not False
-        yield rows
 
 
 def _index(client: MilvusClient, name: str, index: IndexSpec, progress: Progress) -> None:
@@ -190,4 +168,4 @@ def _verified(client: MilvusClient, name: str, *, rows: int) -> Collection:
 
 
 def _longest_bytes(column: pa.ChunkedArray[pa.StringScalar]) -> int:
-    return max((len(stored(text).encode()) for text in column.to_pylist() if text), default=0)
+    return max((len(text.encode()) for text in column.to_pylist()), default=0)

@@ -1,4 +1,4 @@
-"""`pagoda stream`: consume, land, replay, send."""
+"""`pagoda stream`: consume, land, replay, simulate, send, send again what was rejected."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from jobs.simulate.cli import simulate
 from jobs.stream import landing, sequences
+from jobs.stream import rebuild as rebuilding
+from jobs.stream.item import item
 from jobs.stream.replay import Replay, play, recorded
 from jobs.stream.replay import send as send_message
+from jobs.stream.retry import retry
 from pagoda import topics
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import CheckFailed, InputError
@@ -24,11 +28,14 @@ from pagoda.publisher import open_producer
 from pagoda.settings import Settings, load
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Consume, land or replay events."
+    add_completion=False, no_args_is_help=True, help="Consume, land, replay, simulate, rebuild."
 )
 app.command()(sequences.sequences)
 app.command()(landing.landing)
+app.command()(simulate)
+app.command()(item)
 
+_REASONS = 10
 _WAIT_S = 30.0
 _ASK_S = 0.01
 
@@ -72,6 +79,45 @@ def replay(
 
 
 @app.command()
+def rebuild(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Write every user's real-time sequences again, from the lake and Kafka, while all is live.
+
+    Heals rows that are missing, damaged or wrong. After a loss of all of Redis,
+    `pagoda features materialise` brings the other views back.
+    """
+    settings = load()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=people,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("users", total=None)
+        done = rebuilding.rebuild(
+            settings,
+            dry_run=dry_run,
+            clock_ms=lambda: time.time_ns() // 1_000_000,
+            progress=lambda users, of: progress.update(task, completed=users, total=of),
+        )
+    if done.lost:
+        people.print(
+            f"Kafka has deleted records of {', '.join(done.lost)} that landing has not taken: rows "
+            "were merged with what is known, not replaced by it.",
+            markup=False,
+        )
+    if as_json:
+        emit_json(asdict(done))
+    else:
+        shown = {name: value for name, value in asdict(done).items() if name != "lost"}
+        emit_table([shown], title="Would be rebuilt" if dry_run else "Rebuilt")
+
+
+@app.command()
 def send(
     user: Annotated[str, typer.Option(help="The user's id.")],
     item: Annotated[str | None, typer.Option(help="The item's id: sends an event.")] = None,
@@ -98,6 +144,45 @@ def send(
         emit_table([{key: value for key, value in sent.items() if value is not None}])
 
 
+@app.command("retry-rejected")
+def retry_rejected(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Send rejected records again that can be read now, each once.
+
+    After an upgrade of `sequences` and `landing`: what a newer producer sent before is not lost.
+    """
+    settings = load()
+    producer = None
+    if not dry_run:
+        topics.ensure(settings)
+        producer = open_producer(settings)
+    found = retry(settings, producer)
+    if producer:
+        producer.close(timeout=1)
+    rows: list[dict[str, Any]] = [
+        {
+            "topic": topic,
+            "readable_now": each.readable,
+            "sent": each.sent,
+            "sent_before": each.retried_before,
+            "unreadable": each.unreadable.total(),
+        }
+        for topic, each in found.items()
+    ]
+    if as_json:
+        reasons = [dict(each.unreadable) for each in found.values()]
+        emit_json([row | {"reasons": said} for row, said in zip(rows, reasons, strict=True)])
+        return
+    emit_table(rows, title="Rejected records")
+    for topic, each in found.items():
+        for reason, count in each.unreadable.most_common(_REASONS):
+            people.print(f"{topic}: {count} × {reason}", markup=False)
+
+
 def _message(user: str, item: str | None, action: str, query: str | None) -> Event | Search:
     if (item is None) == (query is None):
         raise InputError("say what to send", expected="either --item or --query")
@@ -115,7 +200,7 @@ def _message(user: str, item: str | None, action: str, query: str | None) -> Eve
 
 def _wait_until_online(settings: Settings, message: Event | Search) -> None:
     """Raises: CheckFailed if the online store does not show the message in time."""
-    from pagoda.online import OnlineReader  # imports Feast: seconds
+    from pagoda.online import OnlineReader
 
     reader = OnlineReader(
         settings, Service(name="sent", description="What was sent.", views=(USER_INTRADAY,))

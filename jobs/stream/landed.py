@@ -8,32 +8,26 @@ checkpoint knows of the commit or was lost altogether.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.expressions import BooleanExpression, In
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from jobs.stream.rejects import RejectedRecord
 from jobs.stream.routes import Route
-from pagoda import lake
+from pagoda import faults, lake
+from pagoda.forgotten import NOBODY, Forgotten
 from pagoda.schemas import IDS, ITEMS, REJECTED
 from pagoda.settings import Settings
 from pagoda.topics import Topic
-
-_again = retry(
-    retry=retry_if_exception_type((CommitFailedException, ValidationException)),
-    stop=stop_after_attempt(8),
-    wait=wait_random_exponential(multiplier=0.1, max=3),
-    reraise=True,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,24 +75,32 @@ def position(settings: Settings, route: Route, topic: Topic) -> Position:
     return Position.of(lake.open_table(settings, route.table), topic)
 
 
-@_again
-def land(settings: Settings, route: Route, topic: Topic, rows: pa.Table) -> int:
+@lake.again
+def land(
+    settings: Settings,
+    route: Route,
+    topic: Topic,
+    rows: pa.Table,
+    forgotten: Forgotten = NOBODY,
+) -> int:
     """Append the rows that are new, or for items keep the newest; returns their number.
 
     Args:
-        rows: columns of `route.schema`; those with a reason only move the position.
+        rows: columns of `route.schema`; those with a reason, and those that are forgotten, only
+            move the position.
     """
     table = lake.open_table(settings, route.table)
     before = Position.of(table, topic)
     fresh = before.beyond(rows)
     if not len(fresh):
         return 0
-    good = fresh.filter(pc.is_null(fresh["reason"]))
+    good = forgotten.without(fresh.filter(pc.is_null(fresh["reason"])), "ts")
     typed = good.select(route.table.schema.names).cast(route.table.schema)
     with table.transaction() as transaction:
         if len(typed):
             (_keep_newest if route.table is ITEMS else _append)(table, transaction, typed)
         before.advanced(fresh).write(transaction, topic)
+        faults.point("landing.written")
     return len(typed)
 
 
@@ -172,30 +174,42 @@ class Ids:
         )
 
 
+def rejected_row(record: RejectedRecord, *, rejected_at: datetime) -> dict[str, Any]:
+    """A row of `rejected`."""
+    taken_ms = record.taken_ms
+    return {
+        "source": f"kafka:{record.place}",
+        "place": record.place,
+        "reason": record.rejected.reason,
+        "raw": record.rejected.raw,
+        "rejected_at": rejected_at,
+        "taken_at": None if taken_ms is None else datetime.fromtimestamp(taken_ms / 1000, UTC),
+    }
+
+
 class RejectedTable:
     """The table `rejected`, each record of Kafka in it once."""
 
     def __init__(self, settings: Settings) -> None:
         """Nothing is read before the first `add`."""
         self._settings = settings
+        self._lock = threading.Lock()  # one micro-batch of each topic runs at a time
 
-    def add(self, rows: pa.Table) -> int:
+    def add(self, rows: Sequence[dict[str, Any]]) -> int:
         """Append the rows that are not there yet; returns their number."""
-        table = lake.open_table(self._settings, REJECTED)
-        there = table.scan(
-            _among("source", pc.unique(rows["source"]).to_pylist()),
-            selected_fields=("source", "raw"),
-        ).to_arrow()
-        # The raw bytes count too: a topic that was made anew has the same places again.
-        known = set(_pairs(there))
-        new = []
-        for at, pair in enumerate(_pairs(rows)):
-            if pair not in known:
-                known.add(pair)
-                new.append(at)
-        if new:
-            table.append(rows.take(new).cast(REJECTED.schema))
-        return len(new)
+        with self._lock:
+            table = lake.open_table(self._settings, REJECTED)
+            there = table.scan(
+                _among("source", sorted({row["source"] for row in rows})),
+                selected_fields=("source", "raw"),
+            ).to_arrow()
+            # The raw bytes count too: a topic that was made anew has the same places again.
+            known = set(zip(there["source"].to_pylist(), there["raw"].to_pylist(), strict=True))
+            fresh = {(row["source"], row["raw"]): row for row in reversed(rows)}
+            new = [row for place, row in fresh.items() if place not in known]
+            if new:
+                table.append(pa.Table.from_pylist(new, schema=REJECTED.schema))
+            return len(new)
 
 
 _NONE = np.empty(0, np.int64)
@@ -204,10 +218,6 @@ _NONE = np.empty(0, np.int64)
 def _among(column: str, values: list[Any]) -> BooleanExpression:
     make: Any = In  # its checked signature is that of pydantic, not its own
     return cast(BooleanExpression, make(column, values))
-
-
-def _pairs(rows: pa.Table) -> list[tuple[str, bytes]]:
-    return list(zip(rows["source"].to_pylist(), rows["raw"].to_pylist(), strict=True))
 
 
 def _partitions(rows: pa.Table) -> list[int]:

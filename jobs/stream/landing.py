@@ -4,8 +4,10 @@ One query per input topic, and one for the rejected topics. Spark reads Kafka, k
 a checkpoint and decodes in parallel; a micro-batch's rows and its position are then committed to
 Iceberg together (`jobs.stream.landed`), so a replayed micro-batch changes nothing.
 
-Records that cannot be read: those of events and searches are sent to their rejected topics by
-the sequences consumer, those of item updates from here. All rejected topics land in `rejected`.
+Records that cannot be read land in the table `rejected`, in the same micro-batch as their
+neighbours: another version of the consumer may have read them, and then nobody else keeps them.
+The rejected topics, filled by the sequences consumer and for item updates from here, land there
+too; each record stands there once.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -25,15 +28,16 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 
+from jobs.lake.care import tend
 from jobs.stream import rejects
-from jobs.stream.landed import Ids, RejectedTable, land, position
+from jobs.stream.landed import Ids, RejectedTable, land, position, rejected_row
 from jobs.stream.readiness import ReadyFile
 from jobs.stream.rejects import RejectedRecord, RejectedSink
 from jobs.stream.routes import Route, routes
-from jobs.stream.tidy import prepare, tidy_all
-from pagoda import spark, topics
+from pagoda import faults, lake, spark, topics
 from pagoda.console import run
 from pagoda.errors import Conflict, DependencyDown
+from pagoda.forgotten import consulted
 from pagoda.messages import Rejected
 from pagoda.publisher import open_producer
 from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED, SEARCHES
@@ -47,7 +51,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 TABLES = (EVENTS, SEARCHES, ITEMS, IDS, REJECTED)
 _WATCH_S = 1.0
-_TIDY_S = 300.0
+_TEND_S = 300.0
 _BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 _RECORD = ("value", "partition", "offset", "timestamp")
 
@@ -114,22 +118,38 @@ class Landing:
 
     def _land(self, route: Route, rows: pa.Table, batch_id: int) -> None:
         """Everything but the last step may be repeated; the last moves the position."""
+        faults.point("landing.decoded")
         bad = rows.filter(rows["reason"].is_valid())
-        if route.table is ITEMS and len(bad):
-            self._rejected_sink.write([_rejected(route, row) for row in bad.to_pylist()])
-        self._ids.add(route, rows.filter(rows["reason"].is_null()))
-        landed = land(self._settings, route, self._known[route.topic], rows)
+        if len(bad):
+            self._reject(route, [_rejected(route, row) for row in bad.to_pylist()])
+        with consulted(self._settings) as forgotten:
+            good = forgotten.without(rows.filter(rows["reason"].is_null()), "ts")
+            self._ids.add(route, good)
+            faults.point("landing.ids_added")
+            landed = land(self._settings, route, self._known[route.topic], rows, forgotten)
+        faults.point("landing.committed")
         reached = self.positions[route.topic]
         for partition, offset in zip(*(rows[c].to_pylist() for c in _RECORD[1:3]), strict=True):
             reached[partition] = max(reached.get(partition, 0), offset + 1)
         log.info("landed", topic=route.topic, batch=batch_id, rows=landed, unreadable=len(bad))
 
+    def _reject(self, route: Route, records: list[RejectedRecord]) -> None:
+        now = datetime.now(UTC)
+        with consulted(self._settings) as forgotten:
+            kept = [each for each in records if not forgotten.names(each.rejected.raw)]
+            self._rejected_table.add([rejected_row(each, rejected_at=now) for each in kept])
+        if route.table is ITEMS:
+            self._rejected_sink.write(records)
+
     def _land_rejected(self, records: DataFrame, batch_id: int) -> None:
         rows = [
             _rejected_row(each.asDict()) for each in records.select("topic", *_RECORD).collect()
         ]
+        with consulted(self._settings) as forgotten:
+            kept = [row for row in rows if not forgotten.names(row["raw"])]
+            landed = self._rejected_table.add(kept) if kept else 0
+        faults.point("landing.rejected_added")
         if rows:
-            landed = self._rejected_table.add(pa.Table.from_pylist(rows, schema=REJECTED.schema))
             log.info("landed", topic="rejected", batch=batch_id, rows=landed)
 
 
@@ -146,6 +166,7 @@ def _rejected(route: Route, row: dict[str, Any]) -> RejectedRecord:
         partition=row["partition"],
         offset=row["offset"],
         rejected=Rejected(reason=row["reason"], raw=row["raw"]),
+        taken_ms=round(row["taken_at"].timestamp() * 1000),
     )
 
 
@@ -161,13 +182,8 @@ def _rejected_row(record: dict[str, Any]) -> dict[str, Any]:
             offset=record["offset"],
             rejected=Rejected(reason=str(error), raw=raw),
         )
-    return {
-        "source": f"kafka:{said.place}",
-        "place": said.place,
-        "reason": said.rejected.reason,
-        "raw": said.rejected.raw,
-        "rejected_at": record["timestamp"],
-    }
+    # Spark gives times as this machine's clock shows them, without a zone.
+    return rejected_row(said, rejected_at=record["timestamp"].astimezone(UTC))
 
 
 def start(session: SparkSession, settings: Settings, flow: Flow) -> StreamingQuery:
@@ -235,17 +251,17 @@ def follow(
     ready: ReadyFile,
     stop: threading.Event,
 ) -> None:
-    """Keep every flow running until `stop`, and the tables tidy."""
+    """Keep every flow running until `stop`, and the tables small."""
     queries = Queries(session, settings, landing.flows())
-    tidy_at = time.monotonic() + _TIDY_S
+    tend_at = time.monotonic() + _TEND_S
     while not stop.wait(_WATCH_S):
         if queries.watch():
             ready.write(landing.positions)
         else:
             ready.remove()
-        if time.monotonic() > tidy_at:
-            tidy_at = time.monotonic() + _TIDY_S
-            tidy_all(session, settings, TABLES)
+        if time.monotonic() > tend_at:
+            tend_at = time.monotonic() + _TEND_S
+            tend(session, settings, TABLES)
     queries.stop()
 
 
@@ -282,8 +298,8 @@ def _run(settings: Settings, stop: threading.Event) -> None:
         return
     known, producer = parts
     for table in TABLES:
-        prepare(settings, table)
-    landing = Landing(settings, known, RejectedSink(settings.kafka, producer))
+        lake.open_table(settings, table)
+    landing = Landing(settings, known, RejectedSink(settings, producer))
     try:
         with spark.session(_light(settings), "landing") as session:
             follow(session, settings, landing, ready=ready, stop=stop)

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from pagoda.forgotten import Forgotten
 from pagoda.sequences import EMPTY_ITEMS, EMPTY_QUERIES, Sequence, items, merge, queries
 from pagoda.windows import DAY_MS, Candidates, WindowSpec, start_of_day
 
@@ -29,7 +32,7 @@ class Arrivals:
     def candidates(self) -> Candidates:
         """The same as sequences."""
         return Candidates(
-            clicks=items(*zip(*self.clicks, strict=True)) if self.clicks else EMPTY_ITEMS,
+            clicks=items(*np.array(self.clicks, np.int64).T) if self.clicks else EMPTY_ITEMS,
             queries=queries(*zip(*self.queries, strict=True)) if self.queries else EMPTY_QUERIES,
         )
 
@@ -45,24 +48,43 @@ def advance(stored: Candidates, new: Candidates, *, now_ms: int, spec: WindowSpe
     )
 
 
+def remembered(forgotten: Forgotten, user: int, candidates: Candidates) -> Candidates:
+    """Without what the user asked to be forgotten."""
+    until_ms = forgotten.until_ms.get(user)
+    if until_ms is None:
+        return candidates
+    clicks, asked = candidates.clicks, candidates.queries
+    return Candidates(
+        clicks=clicks.where(clicks.ts >= until_ms), queries=asked.where(asked.ts >= until_ms)
+    )
+
+
+def equal(left: Candidates, right: Candidates) -> bool:
+    """Whether rows of both would hold the same."""
+    return left.clicks == right.clicks and left.queries == right.queries
+
+
 def _keep(sequence: Sequence, first_ms: int, now_ms: int, limit: int) -> Sequence:
     """Events since `first_ms`: the newest `limit` of those up to now, and all that lie ahead.
 
     Were those ahead counted, an event from a fast clock would push out one that a request of
     this moment must see.
     """
-    first, ahead = sequence.ts.searchsorted([first_ms, now_ms + 1], side="left")
-    return sequence.where(slice(max(int(first), int(ahead) - limit), None))
+    first, ahead = sequence.ts.searchsorted([first_ms, now_ms + 1]).tolist()
+    start = max(first, ahead - limit)
+    return sequence.where(slice(start, None)) if start > 0 else sequence
 
 
-def row_of(candidates: Candidates) -> dict[str, list[Any]]:
-    """The columns of `user_intraday`."""
-    clicks, asked = candidates.clicks, candidates.queries
-    return {
-        "click_ts": clicks.ts.tolist(),
-        "click_events": clicks.event.tolist(),
-        "click_items": clicks.value.tolist(),
-        "query_ts": asked.ts.tolist(),
-        "query_events": asked.event.tolist(),
-        "query_texts": asked.value.tolist(),
-    }
+def changed_columns(before: Candidates | None, after: Candidates) -> dict[str, list[Any]]:
+    """The columns of `user_intraday` that change; all of them without a row before."""
+    clicks, asked = after.clicks, after.queries
+    columns = {}
+    if before is None or before.clicks != clicks:
+        columns["click_ts"] = clicks.ts.tolist()
+        columns["click_events"] = clicks.event.tolist()
+        columns["click_items"] = clicks.value.tolist()
+    if before is None or before.queries != asked:
+        columns["query_ts"] = asked.ts.tolist()
+        columns["query_events"] = asked.event.tolist()
+        columns["query_texts"] = asked.value.tolist()
+    return columns

@@ -15,8 +15,9 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from pagoda.errors import DependencyDown
+from pagoda.forgotten import consulted
 from pagoda.messages import Rejected
-from pagoda.settings import Kafka
+from pagoda.settings import Settings
 
 SCHEMA = 1
 # Kafka's default limit of a record; should a broker allow more, the rest is cut off and said so.
@@ -27,12 +28,13 @@ _ACK_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class RejectedRecord:
-    """A record that could not be read, and where it lies."""
+    """A record that could not be read, where it lies, and when Kafka took it."""
 
     topic: str
     partition: int
     offset: int
     rejected: Rejected
+    taken_ms: int | None = None
 
     @property
     def place(self) -> str:
@@ -52,6 +54,7 @@ def encode(record: RejectedRecord) -> bytes:
             "topic": record.topic,
             "partition": record.partition,
             "offset": record.offset,
+            "taken_ms": record.taken_ms,
             "raw_base64": base64.b64encode(raw[:MAX_RAW_BYTES]).decode(),
             "raw_bytes": len(raw),
         }
@@ -69,6 +72,7 @@ def decode(raw: bytes) -> RejectedRecord:
             rejected=Rejected(
                 reason=str(fields["reason"]), raw=base64.b64decode(fields["raw_base64"])
             ),
+            taken_ms=fields.get("taken_ms"),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a rejected record: {error!r}") from error
@@ -77,23 +81,28 @@ def decode(raw: bytes) -> RejectedRecord:
 class RejectedSink:
     """Writes rejected records and waits until Kafka has them."""
 
-    def __init__(self, kafka: Kafka, producer: KafkaProducer) -> None:
+    def __init__(self, settings: Settings, producer: KafkaProducer) -> None:
         """`producer` must allow records of `pagoda.topics.MAX_REJECTED_BYTES`."""
-        self._kafka = kafka
+        self._settings = settings
         self._producer = producer
 
     def write(self, records: Sequence[RejectedRecord]) -> None:
-        """Raises: DependencyDown("kafka", ...) if any is not acknowledged."""
-        try:
-            sent = [
-                self._producer.send(
-                    self._kafka.rejected(record.topic),
-                    key=record.place.encode(),
-                    value=encode(record),
-                )
-                for record in records
-            ]
-            for future in sent:
-                future.get(timeout=_ACK_S)
-        except KafkaError as error:
-            raise DependencyDown("kafka", repr(error)) from error
+        """All but those that name a forgotten user.
+
+        Raises: DependencyDown("kafka", ...) if any is not acknowledged.
+        """
+        with consulted(self._settings) as forgotten:
+            try:
+                sent = [
+                    self._producer.send(
+                        self._settings.kafka.rejected(record.topic),
+                        key=record.place.encode(),
+                        value=encode(record),
+                    )
+                    for record in records
+                    if not forgotten.names(record.rejected.raw)
+                ]
+                for future in sent:
+                    future.get(timeout=_ACK_S)
+            except KafkaError as error:
+                raise DependencyDown("kafka", repr(error)) from error

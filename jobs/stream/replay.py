@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from kafka.errors import KafkaError
 
 from pagoda import lake
 from pagoda.errors import DependencyDown, InputError, NothingToDo
-from pagoda.messages import Event, Search, encode, record_key
+from pagoda.messages import Event, ItemUpdate, Search, encode, record_key
 from pagoda.schemas import EVENTS, SEARCHES, Table
 from pagoda.settings import Settings
 
@@ -101,9 +101,13 @@ def play(
     """
     started = time.time()
     failed: list[BaseException] = []
+    recorded_ms = now_ms = 0
     for message in _paced(messages, replay, started):
-        now = _as_of_now(message, started) if replay.shift_to_now else message
-        _send(producer, settings, now).add_errback(failed.append)
+        # What happened at one moment, a basket, happens at one moment again.
+        if message.ts != recorded_ms:
+            recorded_ms, now_ms = message.ts, time.time_ns() // 1_000_000
+        sent = _as_of(now_ms, message, started) if replay.shift_to_now else message
+        _send(producer, settings, sent).add_errback(failed.append)
         advance(1)
         if failed:
             break
@@ -121,7 +125,9 @@ def play(
     )
 
 
-def send(settings: Settings, producer: KafkaProducer, message: Event | Search) -> tuple[int, int]:
+def send(
+    settings: Settings, producer: KafkaProducer, message: Event | Search | ItemUpdate
+) -> tuple[int, int]:
     """Send one message; returns its partition and offset. Raises: DependencyDown."""
     try:
         sent = _send(producer, settings, message).get(timeout=_FLUSH_S)
@@ -130,11 +136,17 @@ def send(settings: Settings, producer: KafkaProducer, message: Event | Search) -
     return sent.partition, sent.offset
 
 
-def _send(producer: KafkaProducer, settings: Settings, message: Event | Search) -> Any:
+def _send(producer: KafkaProducer, settings: Settings, message: Event | Search | ItemUpdate) -> Any:
     kafka = settings.kafka
-    topic = kafka.events_topic if isinstance(message, Event) else kafka.searches_topic
+    topic_of = {
+        Event: kafka.events_topic,
+        Search: kafka.searches_topic,
+        ItemUpdate: kafka.items_topic,
+    }
     try:
-        return producer.send(topic, key=record_key(message), value=encode(message))
+        return producer.send(
+            topic_of[type(message)], key=record_key(message), value=encode(message)
+        )
     except KafkaError as error:
         raise DependencyDown("kafka", repr(error)) from error
 
@@ -151,9 +163,8 @@ def _paced(
         yield message
 
 
-def _as_of_now(message: Event | Search, started: float) -> Event | Search:
+def _as_of(now_ms: int, message: Event | Search, started: float) -> Event | Search:
     suffix = f"~{int(started)}"
-    now_ms = time.time_ns() // 1_000_000
     if isinstance(message, Search):
         return replace(message, search_id=message.search_id + suffix, ts=now_ms)
     search_id = message.search_id + suffix if message.search_id else None
@@ -174,25 +185,16 @@ def _read(settings: Settings, table: Table, key: str, replay: Replay) -> pl.Data
 
 
 def _event(row: dict[str, Any]) -> Event:
-    return Event(
-        event_id=row["event_id"],
-        user_id=row["user_id"],
-        item_id=row["item_id"],
-        action=row["action"],
-        ts=_ms(row["ts"]),
-        search_id=row["search_id"],
-        position=row["position"],
-        shop=row["shop"],
-    )
+    return Event(**_fields(Event, row))
 
 
 def _search(row: dict[str, Any]) -> Search:
-    return Search(
-        search_id=row["search_id"],
-        user_id=row["user_id"],
-        query=row["query"],
-        ts=_ms(row["ts"]),
-    )
+    return Search(**_fields(Search, row))
+
+
+def _fields(kind: type[Event | Search], row: dict[str, Any]) -> dict[str, Any]:
+    """What a message of that kind has of a row of its table."""
+    return {each.name: row[each.name] for each in fields(kind)} | {"ts": _ms(row["ts"])}
 
 
 def _ms(moment: datetime) -> int:

@@ -22,16 +22,20 @@ from pagoda.messages import (
     decode_item,
     decode_search,
 )
-from pagoda.schemas import EVENTS, ITEMS, SEARCHES, Table
+from pagoda.schemas import EVENTS, ITEMS, SEARCHES, TS, Table
 from pagoda.settings import Kafka
 
+Message = Event | Search | ItemUpdate
+_TIMES = {"ts", "updated_at"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Beside the table's columns: where the record lies, and for a bad one why, with its bytes.
+# Beside the table's columns: where the record lies, and for a bad one why, its bytes, and when it
+# came: not every table has a column for that.
 _RECORD = [
     pa.field("partition", pa.int32()),
     pa.field("offset", pa.int64()),
     pa.field("reason", pa.string()),
     pa.field("raw", pa.binary()),
+    pa.field("taken_at", TS),
 ]
 
 
@@ -45,8 +49,7 @@ class Route:
 
     topic: str
     table: Table
-    decode: Callable[..., Any]
-    row: Callable[[Any], dict[str, Any]]
+    decode: Callable[..., Message | Rejected]
     ids: tuple[tuple[str, str, str], ...]
 
     @property
@@ -66,10 +69,10 @@ class Route:
         place = {"partition": partition, "offset": offset}
         message = self.decode(record["value"], now_ms=int(taken.timestamp() * 1000))
         if isinstance(message, Rejected):
-            return {**place, "reason": message.reason, "raw": message.raw}
+            return {**place, "reason": message.reason, "raw": message.raw, "taken_at": taken}
         return {
             **place,
-            **self.row(message),
+            **_columns(self.table, message),
             "ingested_at": taken,
             "source": f"kafka:{self.topic}:{partition}:{offset}",
         }
@@ -82,57 +85,31 @@ def routes(kafka: Kafka) -> tuple[Route, Route, Route]:
             topic=kafka.events_topic,
             table=EVENTS,
             decode=decode_event,
-            row=_event_row,
             ids=(("user", "user_id", "user_key"), ("item", "item_id", "item_key")),
         ),
         Route(
             topic=kafka.searches_topic,
             table=SEARCHES,
             decode=decode_search,
-            row=_search_row,
             ids=(("user", "user_id", "user_key"),),
         ),
         Route(
             topic=kafka.items_topic,
             table=ITEMS,
             decode=decode_item,
-            row=_item_row,
             ids=(("item", "item_id", "item_key"),),
         ),
     )
 
 
-def _event_row(event: Event) -> dict[str, Any]:
-    return {
-        "event_id": event.event_id,
-        "event_key": event.event_key,
-        "user_id": event.user_id,
-        "user_key": event.user_key,
-        "item_id": event.item_id,
-        "item_key": event.item_key,
-        "action": event.action,
-        "ts": _time(event.ts),
-        "search_id": event.search_id,
-        "position": event.position,
-        "shop": event.shop,
-    }
-
-
-def _search_row(search: Search) -> dict[str, Any]:
-    return {
-        "search_id": search.search_id,
-        "search_key": search.search_key,
-        "user_id": search.user_id,
-        "user_key": search.user_key,
-        "query": search.query,
-        "ts": _time(search.ts),
-    }
-
-
-def _item_row(item: ItemUpdate) -> dict[str, Any]:
-    columns = {name: getattr(item, name) for name in ITEMS.schema.names if hasattr(item, name)}
-    attributes = list(item.attributes.items()) if item.attributes else None
-    return columns | {"attributes": attributes, "updated_at": _time(item.updated_at)}
+def _columns(table: Table, message: Message) -> dict[str, Any]:
+    """The message's fields and keys that the table has columns for, times as times."""
+    row = {name: getattr(message, name) for name in table.schema.names if hasattr(message, name)}
+    for name in row.keys() & _TIMES:
+        row[name] = _time(row[name])
+    if "attributes" in row:
+        row["attributes"] = list((row["attributes"] or {}).items()) or None
+    return row
 
 
 def _time(ms: int) -> datetime:

@@ -3,84 +3,45 @@
     poll -> decode -> merge into Redis -> rejected topic -> commit
 
 The state lives in Redis and the position in Kafka, committed after the writes; merging is
-idempotent (law 2). So a crash anywhere, a restart, or Redis and Kafka being away cost time and
-nothing else.
+idempotent (law 2) and rows are swapped, never overwritten. So a crash anywhere, a restart, a
+rebalance, or Redis and Kafka being away cost time and nothing else.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from typing import Annotated, Protocol
 
 import structlog
 import typer
+from filelock import FileLock, Timeout
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from jobs.stream.merge import Arrivals
+from jobs.stream.batches import decode
+from jobs.stream.click_actions import ClickActions
+from jobs.stream.metrics import Metrics
 from jobs.stream.readiness import ReadyFile
 from jobs.stream.rejects import RejectedRecord, RejectedSink
-from jobs.stream.source import SESSION_TIMEOUT_S, Record, Source
-from pagoda import dataset, topics
+from jobs.stream.source import Record, Source
+from jobs.stream.state import OnlineState
+from pagoda import faults, topics
 from pagoda.console import run
-from pagoda.errors import Conflict, DependencyDown, NothingToDo
-from pagoda.features import USER_INTRADAY
-from pagoda.messages import Rejected, Search, decode_event, decode_search
+from pagoda.errors import Conflict, DependencyDown
+from pagoda.features import CANDIDATES
 from pagoda.publisher import open_producer
 from pagoda.settings import Settings, load
-from pagoda.windows import DAY_MS, WindowSpec
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
-
-    from jobs.stream.state import OnlineState
 
 log = structlog.get_logger(__name__)
 _POLL_S = 0.2
 _SHOW_S = 1.0
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-# A batch that took longer may have lost its partitions to another consumer: it is read again.
-_FENCE_S = SESSION_TIMEOUT_S / 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Decoded records: what each user did, and what could not be read."""
-
-    arrivals: dict[int, Arrivals] = field(default_factory=dict)
-    rejected: list[RejectedRecord] = field(default_factory=list)
-
-
-def decode(
-    records: Collection[Record], *, settings: Settings, click_actions: Collection[str]
-) -> Batch:
-    """Group a batch by user. Events that are no clicks are read, and move nothing."""
-    batch = Batch()
-    for record in records:
-        reads = decode_search if record.topic == settings.kafka.searches_topic else decode_event
-        message = reads(record.value, now_ms=record.taken_ms)
-        if isinstance(message, Rejected):
-            batch.rejected.append(
-                RejectedRecord(
-                    topic=record.topic,
-                    partition=record.partition,
-                    offset=record.offset,
-                    rejected=message,
-                )
-            )
-        elif isinstance(message, Search):
-            arrivals = batch.arrivals.setdefault(message.user_key, Arrivals())
-            arrivals.queries.append((message.ts, message.search_key, message.query))
-        elif message.action in click_actions:
-            arrivals = batch.arrivals.setdefault(message.user_key, Arrivals())
-            arrivals.clicks.append((message.ts, message.event_key, message.item_key))
-    return batch
+_STOP_WITHIN_S = 4.0
 
 
 class RecordSource(Protocol):
@@ -98,8 +59,8 @@ class RecordSource(Protocol):
     def rewind(self) -> None:
         """Read the last seconds' records again."""
 
-    def rewind_to(self, since_ms: int) -> None:
-        """Read again from that time on."""
+    def reread_as(self, read_as: str) -> None:
+        """Read those of the stream's days again, as something else."""
 
     def lags(self) -> Mapping[tuple[str, int], int]:
         """Records that wait, by topic and partition."""
@@ -110,62 +71,6 @@ class Rejects(Protocol):
 
     def write(self, records: list[RejectedRecord]) -> None:
         """Keep them, or raise DependencyDown."""
-
-
-class Metrics:
-    """What the consumer shows on its metrics port."""
-
-    def __init__(self) -> None:
-        """A registry of its own: importing this module registers nothing."""
-        self.registry = CollectorRegistry()
-        self.records = Counter("pagoda_sequences_records", "Records read", registry=self.registry)
-        self.rejected = Counter(
-            "pagoda_sequences_rejected", "Records that could not be read", registry=self.registry
-        )
-        self.rows = Counter("pagoda_sequences_rows", "Online rows written", registry=self.registry)
-        self.retries = Counter(
-            "pagoda_sequences_retries",
-            "Batches given back because a server did not answer",
-            registry=self.registry,
-        )
-        self.batch_seconds = Histogram(
-            "pagoda_sequences_batch_seconds",
-            "From poll to commit",
-            registry=self.registry,
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-        )
-        self.lag = Gauge(
-            "pagoda_sequences_lag",
-            "Records that wait",
-            ["topic", "partition"],
-            registry=self.registry,
-        )
-
-
-class ClickActions:
-    """Which actions count as clicks: the data set says, also one imported while we run."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Without a data set only `click` counts."""
-        self._settings = settings
-        self._stamp: float | None = None
-        self.current: frozenset[str] = frozenset({"click"})
-        self.refresh()
-
-    def refresh(self) -> bool:
-        """Read the record again if it changed; True if the actions did."""
-        path = dataset.path(self._settings)
-        stamp = path.stat().st_mtime if path.exists() else None
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
-        try:
-            found = frozenset(dataset.load(self._settings).click_actions)
-        except NothingToDo:
-            found = frozenset({"click"})
-        changed, self.current = found != self.current, found
-        log.info("click_actions", actions=sorted(found))
-        return changed
 
 
 class Consumer:
@@ -190,50 +95,49 @@ class Consumer:
         self._clock_ms = clock_ms
         self._click_actions = click_actions
         self._metrics = metrics
-        self._store_was_away = False
-        self._actions_changed = False
 
     def step(self) -> int:
         """One batch: poll, decode, merge, reject, commit. Returns the records it held.
 
-        Raises: DependencyDown after giving the batch back; the next step reads it again.
+        Raises: DependencyDown or Conflict after giving the batch back; the next step reads it
+        again, and where Redis was away also what it may have lost.
         """
-        self._actions_changed |= self._click_actions.refresh()
-        if self._actions_changed:
-            self._source.rewind_to(self._clock_ms() - WindowSpec().stream_days * DAY_MS)
-            self._actions_changed = False
+        if self._click_actions.refresh():
+            self._source.reread_as(str(self._click_actions))
         records = self._source.poll(_POLL_S)
-        if not records:
-            return 0
         started = time.monotonic()
         try:
-            rows, rejected = self._handle(records, started)
-        except (DependencyDown, Conflict):
+            if not records:
+                self._state.ping()  # whether it was away meanwhile
+                return 0
+            faults.point("sequences.polled")
+            rows, rejected = self._handle(records)
+        except (DependencyDown, Conflict) as error:
             self._source.give_back()
-            self._store_was_away = True
+            if isinstance(error, DependencyDown) and error.name == "redis":
+                self._source.rewind()
             self._metrics.retries.inc()
             raise
+        faults.point("sequences.committed")
         self._metrics.records.inc(len(records))
         self._metrics.rows.inc(rows)
         self._metrics.rejected.inc(rejected)
         self._metrics.batch_seconds.observe(time.monotonic() - started)
-        if self._store_was_away:
-            self._store_was_away = False
-            self._source.rewind()
+        oldest_ms = min(record.taken_ms for record in records)
+        self._metrics.delay_seconds.observe(max(self._clock_ms() - oldest_ms, 0) / 1000)
         return len(records)
 
-    def show_lag(self) -> None:
-        """Refresh the lag metric."""
+    def show(self, *, rebalances: int) -> None:
+        """Refresh the metrics that are not counted along the way."""
+        self._metrics.lag.clear()  # partitions that another consumer has now
         for (topic, partition), lag in self._source.lags().items():
             self._metrics.lag.labels(topic, str(partition)).set(lag)
+        self._metrics.rebalances.set(rebalances)
 
-    def _handle(self, records: list[Record], started: float) -> tuple[int, int]:
+    def _handle(self, records: list[Record]) -> tuple[int, int]:
         batch = decode(records, settings=self._settings, click_actions=self._click_actions.current)
-        rows = self._state.merge(
-            batch.arrivals,
-            now_ms=self._clock_ms(),
-            may_write=lambda: time.monotonic() - started < _FENCE_S,
-        )
+        faults.point("sequences.decoded")
+        rows = self._state.merge(batch.arrivals, now_ms=self._clock_ms())
         if batch.rejected:
             self._rejects.write(batch.rejected)
             first = batch.rejected[0]
@@ -243,6 +147,7 @@ class Consumer:
                 first=first.place,
                 reason=first.rejected.reason,
             )
+        faults.point("sequences.rejected")
         self._source.commit()
         return rows, len(batch.rejected)
 
@@ -265,7 +170,7 @@ def follow(consumer: Consumer, *, source: Source, ready: ReadyFile, stop: thread
             failures = 0
         if time.monotonic() - shown_at > _SHOW_S:
             shown_at = time.monotonic()
-            consumer.show_lag()
+            consumer.show(rebalances=source.rebalances)
             if source.joined:
                 ready.write(source.positions())
             else:
@@ -276,17 +181,41 @@ app = typer.Typer(add_completion=False)
 
 
 @app.callback(invoke_without_command=True)
-def sequences() -> None:
+def sequences(
+    instance: Annotated[
+        int, typer.Option(min=1, help="Which of several on this machine; see docs/streams.md.")
+    ] = 1,
+) -> None:
     """Keep real-time sequences current online until SIGTERM."""
     settings = load()
+    name = instance_name(instance)
     stop = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: stop.set())
-    ready = ReadyFile(settings, "sequences")
+    try:
+        with FileLock(settings.run / f"{name}.lock", timeout=0):
+            threading.Thread(target=_stop_in_time, args=(stop,), daemon=True).start()
+            _run(settings, name, instance, stop)
+    except Timeout:
+        raise Conflict(
+            f"{name} runs already",
+            where=str(settings.run / f"{name}.lock"),
+            next_step="Another one beside it needs a number of its own: `--instance 2`.",
+        ) from None
+
+
+def instance_name(instance: int) -> str:
+    """What the n-th consumer on a PAGODA_HOME is called."""
+    return "sequences" if instance == 1 else f"sequences-{instance}"
+
+
+def _run(settings: Settings, name: str, instance: int, stop: threading.Event) -> None:
+    ready = ReadyFile(settings, name)
     metrics = Metrics()
     if settings.stream.metrics_port:
-        start_http_server(settings.stream.metrics_port, addr="127.0.0.1", registry=metrics.registry)
-    parts = _open_until(stop, settings)
+        metrics.serve(settings.stream.metrics_port + instance - 1)
+    click_actions = ClickActions(settings)
+    parts = _open_until(stop, settings, read_as=str(click_actions), instance=instance)
     if parts is None:
         return
     source, state, rejects = parts
@@ -296,9 +225,10 @@ def sequences() -> None:
         state=state,
         rejects=rejects,
         clock_ms=lambda: time.time_ns() // 1_000_000,
-        click_actions=ClickActions(settings),
+        click_actions=click_actions,
         metrics=metrics,
     )
+    _collect_seldom()
     try:
         follow(consumer, source=source, ready=ready, stop=stop)
     finally:
@@ -307,42 +237,41 @@ def sequences() -> None:
         log.info("stopped")
 
 
+def _collect_seldom() -> None:
+    """A batch makes some 100,000 objects and no cycles: a third of the time went into looking.
+
+    What is loaded by now stays for good, and is not looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000)
+
+
+def _stop_in_time(stop: threading.Event) -> None:
+    """A server that is away must not hold up the end: what is not committed is read again."""
+    stop.wait()
+    time.sleep(_STOP_WITHIN_S)
+    log.warning("stopped_at_once", waited_s=_STOP_WITHIN_S)
+    os._exit(0)
+
+
 def _open_until(
-    stop: threading.Event, settings: Settings
+    stop: threading.Event, settings: Settings, *, read_as: str, instance: int
 ) -> tuple[Source, OnlineState, RejectedSink] | None:
     """Everything the consumer needs, as soon as all servers answer; None if stopped before."""
-    # Feast imports torch where it finds it: 480 MB that a consumer of events has no use for.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    from jobs.stream.state import OnlineState
-
     waits = iter(_BACKOFF_S)
     while not stop.is_set():
         try:
             topics.ensure(settings)
-            state = OnlineState(settings, _applied_store(settings), WindowSpec())
+            state = OnlineState(settings, CANDIDATES)
             state.ping()
-            rejects = RejectedSink(settings.kafka, _producer(settings))
-            return Source(settings), state, rejects
+            rejects = RejectedSink(settings, _producer(settings))
+            return Source(settings, read_as=read_as, instance=instance), state, rejects
         except DependencyDown as error:
             wait_s = next(waits, _BACKOFF_S[-1])
             log.warning("waiting", reason=str(error), retry_in_s=wait_s)
             stop.wait(wait_s)
     return None
-
-
-def _applied_store(settings: Settings) -> FeatureStore:
-    """The feature store, with the registry filled if nobody did it yet."""
-    from feast.errors import FeatureViewNotFoundException
-
-    from pagoda.store import apply, open_store
-
-    store = open_store(settings, offline=False)
-    try:
-        store.get_feature_view(USER_INTRADAY.name)
-    except FeatureViewNotFoundException:
-        apply(settings)
-        store = open_store(settings, offline=False)
-    return store
 
 
 def _producer(settings: Settings) -> KafkaProducer:

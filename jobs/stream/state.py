@@ -1,112 +1,198 @@
-"""Users' real-time sequences in Feast's online store: read, merge by law 2, write."""
+"""Users' real-time sequences in the online store: read, merge by law 2, swap.
+
+A row is never overwritten but swapped: one script compares the stamp that was read with the one
+that is there and writes only if they are the same; a stamp never comes twice. So no writer undoes
+another's work, whoever they are: a consumer that slept while its partitions went to another, or a
+rebuild beside the live stream (ADR 8).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
 
 import redis
 import structlog
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 
-from jobs.stream.merge import Arrivals, advance, row_of
-from pagoda.errors import Conflict, DependencyDown, InputError
-from pagoda.features import USER_INTRADAY, Service, candidates_of
-from pagoda.online import OnlineReader, StampedRow, connect
+from jobs.stream.merge import Arrivals, advance, changed_columns, equal, remembered
+from pagoda import faults, online_layout
+from pagoda.errors import Conflict, DependencyDown
+from pagoda.features import USER_INTRADAY, candidates_of
+from pagoda.forgotten import consulted
+from pagoda.online import connect
+from pagoda.online_layout import Damaged, Keys
 from pagoda.settings import Settings
 from pagoda.windows import Candidates, WindowSpec
 
-if TYPE_CHECKING:
-    from feast import FeatureStore
-
 log = structlog.get_logger(__name__)
-INTRADAY_ONLY = Service(
-    name="intraday_only",
-    description="What the stream reads before it merges; internal.",
-    views=(USER_INTRADAY,),
-)
+VIEW = USER_INTRADAY
+_TRIES = 10
+# KEYS: the entity; ARGV: the stamp's field, the stamp that was read, then fields and values.
+_SWAP = """
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+return 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A user's row as it was read.
+
+    Attributes:
+        stamp: compared when the row is swapped; empty where there is no row.
+        whole: whether every column is there.
+        damage: why the row cannot be read; it then counts as holding nothing.
+    """
+
+    user: int
+    stamp: bytes = b""
+    valid_from_ms: int = 0
+    candidates: Candidates = field(default_factory=Candidates)
+    whole: bool = False
+    damage: str = ""
+
+    @property
+    def known(self) -> Candidates | None:
+        """What need not be written again; None where there is no row, or not a whole one."""
+        return self.candidates if self.whole else None
 
 
 class OnlineState:
-    """The rows of `user_intraday` in Feast's online store. This is their only writer."""
+    """The rows of `user_intraday` in the online store."""
 
-    def __init__(self, settings: Settings, store: FeatureStore, spec: WindowSpec) -> None:
-        """Take the view from the store's registry; `feast apply` must have run."""
-        self._reader = OnlineReader(settings, INTRADAY_ONLY, client=connect(settings, retries=0))
-        self._store = store
-        self._provider = store._get_provider()
-        self._view = store.get_feature_view(USER_INTRADAY.name)
+    def __init__(self, settings: Settings, spec: WindowSpec) -> None:
+        """Nothing is asked of Redis before the first call."""
+        self._settings = settings
         self._spec = spec
+        self._keys = Keys(VIEW.entity)
+        self._fields = online_layout.fields(VIEW)
+        self._stamp_field = online_layout.stamp_field(VIEW)
+        self._connections = 0
+        self._known_connections: int | None = None
+        self._client = connect(settings, retries=0, on_connect=self._connected)
+        self._script = self._client.register_script(_SWAP)
 
     def ping(self) -> None:
-        """Raises: DependencyDown if Redis does not answer."""
-        self._reader.ping()
+        """Raises: DependencyDown if Redis does not answer, or did not for a moment."""
+        self._run(self._client.ping)
 
-    def merge(
-        self,
-        arrivals: Mapping[int, Arrivals],
-        *,
-        now_ms: int,
-        may_write: Callable[[], bool] = lambda: True,
-    ) -> int:
+    def merge(self, arrivals: Mapping[int, Arrivals], *, now_ms: int) -> int:
         """Merge new messages into their users' rows; returns the number of rows written.
 
-        A row that would not change is not written.
+        A row that would not change is not written. Redis is asked in any case: whatever is
+        committed after this was written before to a Redis that has not been restarted since.
 
-        Args:
-            may_write: asked between reading and writing: a process that slept here has lost its
-                users to another, whose rows it must not overwrite.
-        Raises: DependencyDown("redis", ...), Conflict if it may not write.
+        Raises: DependencyDown("redis", ...); Conflict if rows kept changing meanwhile.
         """
-        users = list(arrivals)
-        changed = []
-        for user, stored in zip(users, self._stored(users), strict=True):
-            before = candidates_of(stored.values) if stored else Candidates()
-            after = advance(before, arrivals[user].candidates(), now_ms=now_ms, spec=self._spec)
-            if after.clicks == before.clicks and after.queries == before.queries:
-                continue
-            # Feast skips a row that is not newer than the stored one: always step forward.
-            row_ms = max(now_ms, stored.valid_from_ms + 1) if stored else now_ms
-            changed.append(_feast_row(user, after, row_ms))
-        if changed:
-            if not may_write():
-                raise Conflict("the batch took too long: another consumer may have its users now")
-            self._write(changed)
-        return len(changed)
+        with consulted(self._settings) as forgotten:
+            return self._merge(
+                {
+                    user: remembered(forgotten, user, each.candidates())
+                    for user, each in arrivals.items()
+                },
+                now_ms=now_ms,
+            )
 
-    def _stored(self, users: list[int]) -> list[StampedRow | None]:
-        try:
-            return [rows[USER_INTRADAY.name] for rows in self._reader.read_stamped(users)]
-        except InputError:
-            return [self._stored_or_nothing(user) for user in users]
+    def _merge(self, arrivals: Mapping[int, Candidates], *, now_ms: int) -> int:
+        waiting: Collection[int] = arrivals.keys()
+        written = 0
+        for _ in range(_TRIES):
+            changed = []
+            for stored in self.read(list(waiting)):
+                after = advance(
+                    stored.candidates,
+                    arrivals[stored.user],
+                    now_ms=now_ms,
+                    spec=self._spec,
+                )
+                if stored.damage or not equal(after, stored.candidates):
+                    changed.append((stored, after))
+            faults.point("sequences.read")
+            swapped = self.swap(changed, now_ms=now_ms)
+            faults.point("sequences.written")
+            written += sum(swapped)
+            waiting = [
+                stored.user for (stored, _), done in zip(changed, swapped, strict=True) if not done
+            ]
+            if not waiting:
+                return written
+            log.info("rows_changed_meanwhile", rows=len(waiting))
+        raise Conflict("online rows changed again and again while they were merged")
 
-    def _stored_or_nothing(self, user: int) -> StampedRow | None:
-        """A damaged row must not stop the stream: it is said loudly and starts anew."""
-        try:
-            return self._reader.read_stamped([user])[0][USER_INTRADAY.name]
-        except InputError as error:
-            log.error("damaged_row_replaced", user_key=user, reason=str(error))
-            return None
+    def read(self, users: Sequence[int]) -> list[Stored]:
+        """The users' rows. Raises: DependencyDown("redis", ...)."""
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.ping()
+            for user in users:
+                pipe.hmget(self._keys.of(user), self._fields)  # type: ignore[arg-type]
+            answers = self._run(pipe.execute)
+        return [_stored(user, held) for user, held in zip(users, answers[1:], strict=True)]
 
-    def _write(self, rows: list[FeastRow]) -> None:
+    def swap(self, rows: Sequence[tuple[Stored, Candidates]], *, now_ms: int) -> list[bool]:
+        """Put these candidates in the place of the rows that were read.
+
+        Returns: for each whether it was; a row that has changed since is left alone.
+        Raises: DependencyDown("redis", ...).
+        """
+        if not rows:
+            return []
+        with self._client.pipeline(transaction=False) as pipe:
+            for stored, candidates in rows:
+                # The stamp steps forward whatever the clock does: it never comes twice.
+                valid_from_ms = max(now_ms, stored.valid_from_ms + 1)
+                columns = changed_columns(stored.known, candidates)
+                held = online_layout.encode(VIEW, columns)
+                held[self._stamp_field] = online_layout.stamp(valid_from_ms)
+                self._script(
+                    keys=[self._keys.of(stored.user)],
+                    args=[self._stamp_field, stored.stamp, *chain(*held.items())],
+                    client=pipe,
+                )
+            return [bool(done) for done in self._run(pipe.execute)]
+
+    def users(self) -> list[int]:
+        """Every user that has a row of any view. Raises: DependencyDown("redis", ...)."""
+        keys = self._run(lambda: list(self._client.scan_iter(count=10_000)))
+        found = (self._keys.entity_of(key) for key in keys)
+        return [user for user in found if user is not None]
+
+    def _connected(self) -> None:
+        self._connections += 1
+
+    def _run(self, ask: Any) -> Any:
+        """Ask, and notice if the connection was made anew: Redis may have lost what it took."""
         try:
-            self._provider.online_write_batch(self._store.config, self._view, rows, None)
+            answer = ask()
         except redis.RedisError as error:
             raise DependencyDown("redis", str(error)) from error
+        known, self._known_connections = self._known_connections, self._connections
+        if known is not None and known != self._connections:
+            raise DependencyDown("redis", "it was away for a moment and may have lost writes")
+        return answer
 
 
-FeastRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
-
-
-def _feast_row(user: int, candidates: Candidates, row_ms: int) -> FeastRow:
-    key = EntityKey(join_keys=[USER_INTRADAY.entity], entity_values=[Value(int64_val=user)])
-    values = {}
-    for column, held in row_of(candidates).items():
-        value = Value()
-        into = value.string_list_val if column == "query_texts" else value.int64_list_val
-        into.SetInParent()  # an empty list is not a null
-        into.val.extend(held)
-        values[column] = value
-    return key, values, datetime.fromtimestamp(row_ms / 1000, UTC), None
+def _stored(user: int, held: Sequence[bytes | None]) -> Stored:
+    """A damaged row must not stop the stream: it is said loudly and starts anew."""
+    stamp = held[-1] or b""
+    try:
+        row = online_layout.decode(VIEW, held)
+        if row is None:
+            return Stored(user=user)
+        return Stored(
+            user=user,
+            stamp=stamp,
+            valid_from_ms=row.valid_from_ms,
+            candidates=candidates_of(row.values),
+            whole=None not in held,
+        )
+    except (Damaged, ValueError, TypeError) as error:  # the latter: columns that do not fit
+        log.error("damaged_row", user_key=user, reason=str(error))
+        return Stored(
+            user=user,
+            stamp=stamp,
+            valid_from_ms=online_layout.time_in(stamp) or 0,
+            damage=str(error) or type(error).__name__,
+        )

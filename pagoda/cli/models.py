@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from pagoda.bundle import Manifest, Metric
 from pagoda.console import emit_json, emit_table, people
 from pagoda.settings import Settings
 
-app = typer.Typer(help="List bundles, promote one, go back.", no_args_is_help=True)
+app = typer.Typer(help="List bundles, promote one, go back, remove some.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 _SHOWN = ("recall@10", "recall@100")
 
@@ -67,6 +68,29 @@ def rollback(as_json: AsJson = False) -> None:
     settings = settings_module.load()
     release.roll_back(settings)
     _say(settings, as_json)
+
+
+@app.command()
+def remove(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of bundles.")],
+    as_json: AsJson = False,
+) -> None:
+    """Delete bundles with their collections; the lake lets go of what they were trained on.
+
+    The live one is refused.
+    """
+    settings = settings_module.load()
+    removed = [release.remove(settings, name) for name in names]
+    if as_json:
+        emit_json([asdict(each) for each in removed])
+        return
+    for each in removed:
+        parts = [
+            *(["folder"] if each.folder else []),
+            *(["collection"] if each.collection else []),
+            *(f"tag on {table}" for table in each.unpinned),
+        ]
+        people.print(f"{each.bundle}: removed {', '.join(parts)}", highlight=False)
 
 
 def _say(settings: Settings, as_json: bool) -> None:

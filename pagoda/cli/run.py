@@ -26,6 +26,9 @@ _TAKES = {
     "features": (*_DAYS, "recipe"),
     "train": ("recipe",),
     "index": (),
+    "item_updates": (),
+    "parity": _DAYS,
+    "quality": (),
 }
 _LOG_TAIL = 30
 _COLOURS = {
@@ -43,7 +46,7 @@ def main(
     dags: Annotated[
         list[str] | None,
         typer.Argument(
-            help="DAGs in order: ingest, features, train, index. "
+            help="DAGs in order: ingest, features, train, index; parity, quality. "
             "One that an earlier one's assets have started is not started again.",
             show_default="features",
         ),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pagoda import servers, settings
+from pagoda import disk, servers, settings
 from pagoda.console import emit_json, emit_table, people
 
 Names = Annotated[
@@ -52,14 +52,14 @@ def _status(as_json: AsJson = False) -> None:
     """Show each server: health, memory, address, log; and the disk that data take."""
     loaded = settings.load()
     healths = servers.status(loaded)
-    disk = servers.disk_mb(loaded)
+    used = disk.use(loaded)
     if as_json:
         emit_json(
             {
                 "home": str(loaded.home),
                 "profile": loaded.servers,
                 "servers": [dataclasses.asdict(each) for each in healths],
-                "disk_mb": disk,
+                "disk": [dataclasses.asdict(each) for each in used],
             }
         )
         return
@@ -77,7 +77,18 @@ def _status(as_json: AsJson = False) -> None:
         ],
         title=f"Servers of {loaded.home} ({loaded.servers})",
     )
-    emit_table([{"folder": name, "MB": size} for name, size in disk.items()], title="Disk")
+    emit_table(
+        [
+            {
+                "folder": each.folder,
+                "MB": each.mb,
+                "budget MB": each.budget_mb,
+                "used": None if each.share is None else f"{each.share:.0%}",
+            }
+            for each in used
+        ],
+        title="Disk",
+    )
 
 
 class Progress:

@@ -30,6 +30,6 @@ def show(
             "entry": stage.entry,
             "dag": stage.dag,
         }
-        for stage in stages.STAGES
+        for stage in (*stages.STAGES, *stages.CHECKS)
     ]
     emit_table(rows, title="The road", as_json=as_json)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pagoda.models.base import TwoTowers
-from pagoda.models.behaviour import STATS_WIDTH
 from pagoda.models.inputs import ItemBatch, Padded, UserBatch
 from pagoda.models.parts import masked_mean, mlp
 from pagoda.models.tables import ItemTower, Sizes
@@ -64,7 +63,7 @@ class AlphaDnn(TwoTowers):
         # computed once a distinct text, the behaviour's once a request.
         self.text_layer = nn.Linear(_TEXT_FEATURES * width, config.hidden[0])
         self.behaviour_layer = nn.Linear(
-            _SEQUENCE_FEATURES * width + (STATS_WIDTH if config.stats else 0),
+            _SEQUENCE_FEATURES * width + (sizes.stats if config.stats else 0),
             config.hidden[0],
             bias=False,
         )

@@ -5,7 +5,7 @@ The same functions serve a live request and a training row, so that both see the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,6 @@ from pagoda.models.ragged import Ragged
 from pagoda.windows import LONG_TERM_ACTIONS, Candidates, Windows, WindowSpec, cut
 
 Rows = Mapping[str, Mapping[str, Any] | None]
-# One more than the columns: whether there was a row at all.
-STATS_WIDTH = len(USER_STATS.columns) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +27,7 @@ class Behaviour:
     Attributes:
         real_time, short_term, long_term: item numbers, oldest first, U rows each.
         queries: numbers into a list of distinct texts kept beside it, oldest first, U rows.
-        stats_UF: log1p of user statistics and 1 where there are any, float32 [U, F].
+        stats_UF: 1 where any statistic is above 0, then log1p of each, float32 [U, F].
     """
 
     real_time: Ragged
@@ -76,15 +74,20 @@ def windows_of(rows: Rows, *, at_ms: int, spec: WindowSpec) -> Windows:
     return cut(known, at_ms=at_ms, spec=spec)
 
 
-def stats_of(rows: Rows) -> list[float]:
-    """log1p of the statistics, zeros without a row; NaN and absent count as 0."""
-    row = rows.get(USER_STATS.name)
-    if row is None:
-        return [0.0] * STATS_WIDTH
-    values = [row.get(column) for column in USER_STATS.columns]
-    return [1.0] + [
-        0.0 if value is None or not value > 0 else float(np.log1p(value)) for value in values
-    ]
+def stats_width(stats: Sequence[str]) -> int:
+    """F of so many statistics: one more, for whether there is any."""
+    return 1 + len(stats)
+
+
+def stats_of(rows: Rows, stats: Sequence[str]) -> list[float]:
+    """Whether any of these statistics is above 0, then log1p of each; NaN and absent count as 0.
+
+    Whether there is a row says less: a statistic that the view gained since may have made it.
+    """
+    row = rows.get(USER_STATS.name) or {}
+    values = [row.get(column) for column in stats]
+    logs = [0.0 if value is None or not value > 0 else float(np.log1p(value)) for value in values]
+    return [float(any(logs)), *logs]
 
 
 def encode(
@@ -93,16 +96,20 @@ def encode(
     texts: TextNumbers,
     *,
     spec: WindowSpec,
+    stats: Sequence[str],
 ) -> Behaviour:
     """Behaviour of requests, each its feature rows and its moment in epoch milliseconds.
 
     New query texts get the next numbers of `texts`.
+
+    Args:
+        stats: the user statistics that the model's feature service names, in its order.
     """
     windows: list[Windows] = []
-    stats: list[list[float]] = []
+    stats_U: list[list[float]] = []
     for rows, at_ms in requests:
         windows.append(windows_of(rows, at_ms=at_ms, spec=spec))
-        stats.append(stats_of(rows))
+        stats_U.append(stats_of(rows, stats))
     return Behaviour(
         real_time=_item_numbers([each.real_time.value for each in windows], catalogue),
         short_term=_item_numbers([each.short_term.value for each in windows], catalogue),
@@ -113,11 +120,11 @@ def encode(
         queries=Ragged.from_rows(
             [[texts[text] for text in each.queries.value] for each in windows]
         ),
-        stats_UF=np.asarray(stats, np.float32).reshape(len(windows), STATS_WIDTH),
+        stats_UF=np.asarray(stats_U, np.float32).reshape(len(windows), stats_width(stats)),
     )
 
 
 def _item_numbers(keys: list[npt.NDArray[Any]], catalogue: Catalogue) -> Ragged:
-    lengths = np.fromiter((len(each) for each in keys), np.int64, len(keys))
-    flat = np.concatenate(keys) if keys else np.empty(0, np.int64)
-    return Ragged.from_lengths(catalogue.numbers(flat.astype(np.int64)), lengths)
+    lengths = np.array([len(each) for each in keys], np.int64)
+    flat = np.concatenate([np.empty(0, np.int64), *keys])
+    return Ragged.from_lengths(catalogue.numbers(flat), lengths)

@@ -6,6 +6,7 @@ zero), as it does for a missing brand, category or shop.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,13 +62,17 @@ class Catalogue:
 
         Attribute values are numbered from 1, the most frequent first.
         """
-        items = items.select(FIELDS.names).cast(FIELDS).sort_by("item_key").combine_chunks()
-        columns = list(items.columns)
-        columns += [_numbered(items[column]) for column in ATTRIBUTES.values()]
-        titles = tokenizer.encode([title or "" for title in items["title"].to_pylist()]).words
-        short = [titles[row][:MAX_TITLE_WORDS] for row in range(len(titles))]
-        columns.append(pa.array(short, SCHEMA.field("title_words").type))
-        return cls(pa.Table.from_arrays(columns, schema=SCHEMA))
+        values = {name: _by_frequency(items[column]) for name, column in ATTRIBUTES.items()}
+        return cls(_described(items, values, tokenizer))
+
+    def describe(self, items: pa.Table, tokenizer: Tokenizer) -> Catalogue:
+        """Other items, or these as they are now, in the numbers of this catalogue's values.
+
+        A value that it does not know has number 0, as a missing one. The rows' own numbers are
+        those of a catalogue of its own: what they are here, `numbers` says.
+        """
+        values = {name: self._values(name) for name in ATTRIBUTES}
+        return Catalogue(_described(items, values, tokenizer))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -103,10 +108,31 @@ class Catalogue:
             words.flatten().to_numpy(), np.concatenate([[0], lengths]).astype(np.int64)
         )
 
+    def _values(self, attribute: str) -> pa.Array:
+        """The values of an attribute in the order of their numbers."""
+        pairs = self.table.select([f"{attribute}_number", ATTRIBUTES[attribute]])
+        known = pairs.group_by(pairs.column_names).aggregate([])
+        known = known.filter(pc.greater(known[0], 0)).sort_by(known.column_names[0])
+        return known[1].combine_chunks()
 
-def _numbered(column: pa.ChunkedArray) -> pa.Array:
+
+def _described(items: pa.Table, values: Mapping[str, pa.Array], tokenizer: Tokenizer) -> pa.Table:
+    """Items that have FIELDS' columns as rows of SCHEMA; `values` of each attribute by number."""
+    items = items.select(FIELDS.names).cast(FIELDS).sort_by("item_key").combine_chunks()
+    columns = list(items.columns)
+    columns += [_numbers(items[column], values[name]) for name, column in ATTRIBUTES.items()]
+    titles = tokenizer.encode([title or "" for title in items["title"].to_pylist()]).words
+    short = [titles[row][:MAX_TITLE_WORDS] for row in range(len(titles))]
+    columns.append(pa.array(short, SCHEMA.field("title_words").type))
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _by_frequency(column: pa.ChunkedArray) -> pa.Array:
     counts = pc.value_counts(column.drop_null()).to_pylist()
     ordered = sorted(counts, key=lambda each: (-each["counts"], each["values"]))
-    known = pa.array([each["values"] for each in ordered], pa.string())
-    number = pc.index_in(column, known)
+    return pa.array([each["values"] for each in ordered], pa.string())
+
+
+def _numbers(column: pa.ChunkedArray, values: pa.Array) -> pa.Array:
+    number = pc.index_in(column, values)
     return pc.add(pc.fill_null(number, -1), 1).combine_chunks().cast(pa.int32())

@@ -5,12 +5,13 @@ Shape legend: M items, N units of a text, X texts, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from pagoda.models.behaviour import stats_width
 from pagoda.models.catalogue import ATTRIBUTES, Catalogue
 from pagoda.models.inputs import ItemBatch
 from pagoda.models.parts import masked_mean
@@ -21,7 +22,11 @@ _INITIAL_STD = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Rows of each embedding table, row 0 (padding, unknown) included."""
+    """Rows of each embedding table, row 0 (padding, unknown) included, and other widths.
+
+    Attributes:
+        stats: F of the user statistics (`pagoda.models.behaviour.stats_width`).
+    """
 
     item: int
     leaf: int
@@ -31,16 +36,18 @@ class Sizes:
     word: int
     bigram: int
     trigram: int
+    stats: int = 1
 
     @classmethod
-    def of(cls, catalogue: Catalogue, tokenizer: Tokenizer) -> Sizes:
-        """The sizes that a catalogue and a tokenizer need."""
+    def of(cls, catalogue: Catalogue, tokenizer: Tokenizer, *, stats: Sequence[str] = ()) -> Sizes:
+        """The sizes that a catalogue, a tokenizer and the service's user statistics need."""
         return cls(
             item=len(catalogue) + 1,
             **{name: int(catalogue.attributes[name].max()) + 1 for name in ATTRIBUTES},
             word=tokenizer.words.size,
             bigram=tokenizer.bigrams.size,
             trigram=tokenizer.trigrams.size,
+            stats=stats_width(stats),
         )
 
 

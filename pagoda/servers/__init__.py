@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from pagoda.servers.catalogue import SERVERS
 from pagoda.servers.control import down, up
-from pagoda.servers.health import Health, disk_mb, status
+from pagoda.servers.health import Health, status
 
-__all__ = ["SERVERS", "Health", "disk_mb", "down", "status", "up"]
+__all__ = ["SERVERS", "Health", "down", "status", "up"]

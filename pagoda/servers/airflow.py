@@ -79,6 +79,8 @@ def environment(settings: Settings) -> dict[str, str]:
         **settings_environment(),
         **{f"AIRFLOW__{name}": str(value) for name, value in options.items()},
         "AIRFLOW_HOME": str(home),
+        "AIRFLOW_CONN_PAGODA_KAFKA": _kafka(settings),
+        "PAGODA_KAFKA__ITEMS_TOPIC": settings.kafka.items_topic,
         "PAGODA_HOME": str(settings.home),
         "PAGODA_PYTHON": PYTHON,
         "PYSPARK_PYTHON": PYTHON,
@@ -91,6 +93,18 @@ def environment(settings: Settings) -> dict[str, str]:
         # Airflow renames its processes: leave /proc/<pid>/environ, by which `down` finds them.
         "SPT_NOENV": "1",
     }
+
+
+def _kafka(settings: Settings) -> str:
+    """The connection `pagoda_kafka`; the group's offsets outlive Airflow, so nothing is missed."""
+    client = {
+        "bootstrap.servers": settings.kafka.bootstrap_servers,
+        "group.id": f"airflow-{settings.kafka.items_topic}",
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,  # the trigger does
+        "reconnect.backoff.ms": 2_000,  # a Kafka that is away fills the log otherwise
+    }
+    return json.dumps({"conn_type": "kafka", "extra": client})
 
 
 def _fernet_key(text: str) -> str:
@@ -201,6 +215,7 @@ SERVER = Server(
             form="http://127.0.0.1:{port}",
         ),
     ),
+    needs=("kafka",),
     grace_s=20,
     start_within_s=300,
 )

@@ -1,13 +1,11 @@
-"""What each server does right now, and what the data folders hold."""
+"""What each server does right now."""
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -62,14 +60,6 @@ def status(settings: Settings) -> list[Health]:
         return list(pool.map(ask, SERVERS))
 
 
-def disk_mb(settings: Settings) -> dict[str, int]:
-    """Megabytes that each folder of PAGODA_HOME takes on the disk."""
-    folders = [path for path in settings.home.iterdir() if path.is_dir()]
-    data = [path for path in (settings.home / "data").glob("*") if path.is_dir()]
-    wanted = [path for path in folders if path.name != "data"] + data
-    return {str(path.relative_to(settings.home)): _size_mb(path) for path in sorted(wanted)}
-
-
 def _health(
     server: Server, settings: Settings, infos: list[dict[str, object]], processes: dict[int, str]
 ) -> Health:
@@ -119,13 +109,4 @@ def _memory_mb(pids: tuple[int, ...]) -> int:
     for pid in pids:
         with suppress(psutil.Error):
             total += psutil.Process(pid).memory_info().rss
-    return round(total / 2**20)
-
-
-def _size_mb(folder: Path) -> int:
-    total = 0
-    for where, _folders, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(Path(where) / name).st_blocks * 512
     return round(total / 2**20)

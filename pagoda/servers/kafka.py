@@ -36,6 +36,8 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.retention.hours=168
+# Only whole segments are deleted: a record is gone a day after its retention, not a week.
+log.roll.hours=24
 """
 
 _LOG4J = """\

@@ -36,18 +36,38 @@ def _module(name: str, module: str) -> Callable[[Settings, Ports], tuple[Process
     return prepare
 
 
-def _ready_file(name: str) -> Callable[[Settings], None]:
+def _prepare_sequences(settings: Settings, _ports: Ports) -> tuple[Process, ...]:
+    return tuple(
+        Process(
+            name=name,
+            command=(PYTHON, "-m", "jobs.stream.sequences", "--instance", str(number)),
+            cwd=PROJECT_ROOT,
+            env=settings_environment(),
+            config=settings.model_dump_json(),
+        )
+        for number, name in enumerate(_consumers(settings), start=1)
+    )
+
+
+def _consumers(settings: Settings) -> list[str]:
+    """The names of the consumers' ready files and logs, as `jobs.stream.sequences` has them."""
+    further = [f"sequences-{number}" for number in range(2, settings.stream.consumers + 1)]
+    return ["sequences", *further]
+
+
+def _ready(settings: Settings, server: str, name: str) -> None:
     """Probe the file that a stream job refreshes while it really consumes (`jobs/stream`)."""
+    try:
+        said = json.loads((settings.run / f"{name}.ready").read_text())
+    except (FileNotFoundError, ValueError):
+        raise NotYet("it does not consume yet") from None
+    if leftovers.owner(said["pid"]) != (str(settings.home.resolve()), server):
+        raise NotYet("the process that consumed has ended")
 
-    def probe(settings: Settings) -> None:
-        try:
-            said = json.loads((settings.run / f"{name}.ready").read_text())
-        except (FileNotFoundError, ValueError):
-            raise NotYet("it does not consume yet") from None
-        if leftovers.owner(said["pid"]) != (str(settings.home.resolve()), name):
-            raise NotYet("the process that consumed has ended")
 
-    return probe
+def _probe_sequences(settings: Settings) -> None:
+    for name in _consumers(settings):
+        _ready(settings, "sequences", name)
 
 
 def _probe_serving(settings: Settings) -> None:
@@ -69,8 +89,8 @@ def _no_bundle(settings: Settings) -> str | None:
 SEQUENCES = Server(
     name="sequences",
     title="the consumer that keeps users' sequences current",
-    prepare=_module("sequences", "jobs.stream.sequences"),
-    probe=_ready_file("sequences"),
+    prepare=_prepare_sequences,
+    probe=_probe_sequences,
     address=lambda _settings: None,
     owned=True,
     needs=("kafka", "redis"),
@@ -80,7 +100,7 @@ LANDING = Server(
     name="landing",
     title="the stream that lands topics in the lake",
     prepare=_module("landing", "jobs.stream.landing"),
-    probe=_ready_file("landing"),
+    probe=lambda settings: _ready(settings, "landing", "landing"),
     address=lambda _settings: None,
     owned=True,
     needs=("kafka",),

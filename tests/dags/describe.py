@@ -29,8 +29,9 @@ def _dag(dag) -> dict:
         "tags": sorted(dag.tags),
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
-        "cron": getattr(getattr(dag.timetable, "timetable", None), "expression", None),
+        "cron": getattr(getattr(dag.timetable, "timetable", dag.timetable), "expression", None),
         "started_by": _names(condition),
+        "watches": [_trigger(each.trigger) for each in getattr(condition, "watchers", [])],
         "params": {name: dag.params.get_param(name).description for name in dag.params},
         "tasks": [
             {
@@ -39,6 +40,7 @@ def _dag(dag) -> dict:
                 "owner": task.owner,
                 "retries": task.retries,
                 "pool": task.pool,
+                "weight": task.priority_weight,
                 "renews": [asset.name for asset in task.outlets],
                 "upstream": sorted(task.upstream_task_ids),
             }
@@ -53,6 +55,12 @@ def _names(condition) -> list[str]:
         return []
     parts = getattr(condition, "objects", None)
     return [name for part in parts for name in _names(part)] if parts else [condition.name]
+
+
+def _trigger(trigger) -> dict:
+    """What the triggerer will run."""
+    name, arguments = trigger.serialize()
+    return {"class": name, **arguments}
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from pagoda.bursts import worth_a_run
 from pagoda.settings import PROJECT_ROOT
-from pagoda.stages import STAGES
+from pagoda.stages import CHECKS, STAGES, UPKEEP
 
 DAGS = PROJECT_ROOT / "dags"
 PYTHON = PROJECT_ROOT / ".venv-airflow" / "bin" / "python"
@@ -57,18 +58,32 @@ def test_the_assets_chain_the_dags_from_import_to_index(bag: dict[str, Any]) -> 
         "features": ["features"],
         "train": ["bundle"],
         "index": ["index"],
+        "item_updates": [],
+        "parity": [],
+        "quality": [],
+        "maintenance": [],
     }
     assert {name: dag["started_by"] for name, dag in dags.items()} == {
         "ingest": [],
         "features": ["imported"],
         "train": ["features"],
         "index": ["bundle"],
+        "item_updates": ["item-updates"],
+        "parity": ["features"],
+        "quality": ["features"],
+        "maintenance": [],
     }
 
 
-def test_only_features_run_by_the_clock_daily_and_never_catch_up(bag: dict[str, Any]) -> None:
+def test_daily_runs_go_by_the_clock_and_missed_items_are_looked_for(
+    bag: dict[str, Any],
+) -> None:
     assert {name: dag["cron"] for name, dag in bag["dags"].items() if dag["cron"]} == {
-        "features": "0 0 * * *"
+        "features": "0 0 * * *",
+        "item_updates": "*/10 * * * *",
+        "parity": "0 6 * * *",
+        "quality": "0 6 * * *",
+        "maintenance": "0 3 * * *",
     }
     assert not any(dag["catchup"] for dag in bag["dags"].values())
 
@@ -90,8 +105,17 @@ def test_every_task_has_an_owner_and_retries(bag: dict[str, Any]) -> None:
 def test_every_task_that_starts_spark_waits_for_its_one_slot(bag: dict[str, Any]) -> None:
     tasks = [task for dag in bag["dags"].values() for task in dag["tasks"]]
     spark = {task["id"] for task in tasks if task["kind"] == "SparkStage"}
-    assert spark == {"build", "materialise"}
-    assert {task["id"] for task in tasks if task["pool"] == "spark"} == {*spark, "train"}
+    assert spark == {"build", "materialise", "maintain"}
+    joins = {"train", "online", "served"}
+    assert {task["id"] for task in tasks if task["pool"] == "spark"} == {*spark, *joins}
+
+
+def test_checks_let_training_go_first(bag: dict[str, Any]) -> None:
+    weights = {task["id"]: task["weight"] for dag in bag["dags"].values() for task in dag["tasks"]}
+    checks = ("online", "served", "quality")
+    assert max(weights[each] for each in checks) < min(
+        weight for name, weight in weights.items() if name not in checks
+    )
 
 
 def test_features_build_then_apply_then_materialise(bag: dict[str, Any]) -> None:
@@ -99,8 +123,19 @@ def test_features_build_then_apply_then_materialise(bag: dict[str, Any]) -> None
     assert tasks == {"build": [], "apply": ["build"], "materialise": ["apply"]}
 
 
+def test_only_item_updates_watch_kafka_and_start_one_run_at_a_time(bag: dict[str, Any]) -> None:
+    (watched,) = bag["dags"]["item_updates"]["watches"]
+    assert watched["class"].endswith("kafka.triggers.await_message.AwaitMessageTrigger")
+    assert watched["topics"] == ["item-updates"]
+    assert watched["kafka_config_id"] == "pagoda_kafka"
+    assert watched["apply_function"] == f"{worth_a_run.__module__}.{worth_a_run.__name__}"
+    assert watched["commit_offset"], "or what came while nobody listened would be forgotten"
+    assert bag["dags"]["item_updates"]["max_active_runs"] == 1
+    assert not any(dag["watches"] for name, dag in bag["dags"].items() if name != "item_updates")
+
+
 def test_the_list_of_stages_names_the_dag_that_runs_each(bag: dict[str, Any]) -> None:
-    assert {stage.dag for stage in STAGES if stage.dag} == set(bag["dags"])
+    assert {stage.dag for stage in (*STAGES, *CHECKS, *UPKEEP) if stage.dag} == set(bag["dags"])
 
 
 def test_dag_files_import_only_airflow_and_the_standard_library_at_module_level() -> None:

@@ -86,6 +86,24 @@ def fill_lake(settings: Settings, arrivals: Sequence[Arrival]) -> None:
             for item, price in ITEMS.items()
         ],
     )
+    append_behaviour(settings, arrivals)
+    dataset.save(
+        settings,
+        dataset.Dataset(
+            name="generated",
+            click_actions=CLICK_ACTIONS,
+            first_day=date(2024, 1, 1),
+            last_day=LAST,
+            validation_from=FIRST,
+            test_from=FIRST,
+            query_protocol="generated",
+            fingerprint="generated",
+        ),
+    )
+
+
+def append_behaviour(settings: Settings, arrivals: Sequence[Arrival]) -> None:
+    """Write events and searches, as they came."""
     searches = [each for each in arrivals if each.happening.action == "search"]
     events = [each for each in arrivals if each.happening.action != "search"]
     _append(
@@ -115,19 +133,6 @@ def fill_lake(settings: Settings, arrivals: Sequence[Arrival]) -> None:
             }
             for each in searches
         ],
-    )
-    dataset.save(
-        settings,
-        dataset.Dataset(
-            name="generated",
-            click_actions=CLICK_ACTIONS,
-            first_day=date(2024, 1, 1),
-            last_day=LAST,
-            validation_from=FIRST,
-            test_from=FIRST,
-            query_protocol="generated",
-            fingerprint="generated",
-        ),
     )
 
 

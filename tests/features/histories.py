@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +30,13 @@ times_of_day = st.sampled_from(TIMES_OF_DAY) | st.integers(0, DAY - 1)
 
 @st.composite
 def happenings(draw: st.DrawFn, around: int, *, back: int, size: int = 60) -> list[Happening]:
-    """Happenings from `back` days before the day `around` to one day after, keys unique."""
-    moments = draw(
-        st.lists(
-            st.tuples(st.integers(-back, 1), times_of_day, st.sampled_from(ACTIONS)), max_size=size
-        )
-    )
+    """Happenings from `back` days before the day `around` to one day after, keys unique.
+
+    Many share a millisecond: there are fewer moments than happenings.
+    """
+    moment = st.tuples(st.integers(-back, 1), times_of_day)
+    shared = st.sampled_from(draw(st.lists(moment, min_size=1, max_size=6)))
+    drawn = st.lists(st.tuples(shared | moment, st.sampled_from(ACTIONS)), max_size=size)
     return [
         Happening(
             ts=around + days_off * DAY + time,
@@ -40,7 +44,7 @@ def happenings(draw: st.DrawFn, around: int, *, back: int, size: int = 60) -> li
             what=f"words {key}" if action == "search" else key % 3,
             action=action,
         )
-        for key, (days_off, time, action) in enumerate(moments)
+        for key, ((days_off, time), action) in enumerate(draw(drawn))
     ]
 
 
@@ -51,7 +55,9 @@ def arrivals(draw: st.DrawFn, around: int, *, back: int, size: int = 40) -> list
     for each in draw(happenings(around, back=back, size=size)):
         delays = draw(
             st.lists(
-                st.sampled_from((-1000, 0, 1, 5000)) | st.integers(0, 3 * DAY),
+                st.sampled_from((-1000, 0, 1, 5000))
+                | st.integers(0, 3 * DAY)
+                | st.integers(1, 12).map(lambda late_days: late_days * DAY),
                 min_size=1,
                 max_size=2,
             )
@@ -60,25 +66,41 @@ def arrivals(draw: st.DrawFn, around: int, *, back: int, size: int = 40) -> list
     return draw(st.permutations(found))
 
 
-def history_of(arrived: list[Arrival], *, click_actions: tuple[str, ...] = ("click",)) -> History:
+def history_of(
+    arrived: list[Arrival],
+    *,
+    click_actions: tuple[str, ...] = ("click",),
+    prices: Mapping[int, float] = MappingProxyType({}),
+) -> History:
+    """The history of one user whose arrivals these are."""
+    rows = history_rows(arrived, click_actions=click_actions, prices=prices)
+    return History.of(pa.Table.from_pylist(rows, schema=SCHEMA).to_batches())[1]
+
+
+def history_rows(
+    arrived: list[Arrival],
+    *,
+    user_key: int = 1,
+    click_actions: tuple[str, ...] = ("click",),
+    prices: Mapping[int, float] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
     """What `history.read` makes of the arrivals of one user."""
     first: dict[tuple[int, int], Arrival] = {}
     for each in sorted(arrived, key=lambda arrival: arrival.ingested):
         first.setdefault((each.happening.key, each.happening.ts), each)
-    rows = [
+    return [
         {
-            "user_key": 1,
+            "user_key": user_key,
             "role": _role(each.happening.action, click_actions),
             "ts": each.happening.ts,
             "ingested": each.ingested,
             "key": each.happening.key,
             "item_key": None if each.happening.action == "search" else each.happening.what,
             "query": each.happening.what if each.happening.action == "search" else None,
-            "price": None,
+            "price": prices.get(each.happening.what),
         }
         for each in first.values()
     ]
-    return History.of(pa.Table.from_pylist(rows, schema=_SCHEMA).to_batches())[1]
 
 
 def _role(action: str, click_actions: tuple[str, ...]) -> int:
@@ -91,7 +113,7 @@ def midnights(first: int, count: int) -> np.ndarray:
     return first + np.arange(count) * DAY
 
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("user_key", pa.int64()),
         ("role", pa.int8()),

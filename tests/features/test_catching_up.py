@@ -2,91 +2,162 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.batch import build
+from jobs.batch import build, item_profile
+from jobs.batch.build import Days
+from jobs.batch.plan import NEW, UNKNOWN, described
+from jobs.lake import care
 from pagoda import features, lake, schemas
-from pagoda.features import View
+from pagoda.errors import NothingToDo
 from pagoda.settings import Settings
+from tests.conftest import Home
 from tests.features import arrivals as generated
-from tests.features.arrivals import DAY
-from tests.features.conftest import Home
+from tests.features.arrivals import FIRST, LAST
 from tests.oracles.features import Arrival
 from tests.oracles.windows import Happening
 
 pytestmark = pytest.mark.spark
 
-BUILT = date(2024, 3, 10)  # the newest day that user_day holds
-TODAY = date(2024, 3, 12)
+END = LAST + timedelta(days=1)
+NOW = datetime(2024, 3, 4, 1, tzinfo=UTC)
+NOONS = [datetime(2024, 2, 26, 12, tzinfo=UTC) - timedelta(days=n) for n in range(-6, 30)]
+BEFORE = "user_day, user_stats, item_stats"
+ALL = "user_day, user_intraday, user_stats, item_stats"
+NEW_DAY = {"first": str(END), "last": str(END), "views": ALL, "why": NEW}
+_DICE = np.random.default_rng(8)
+EVERYTHING = [each for number in range(6) for each in generated.of_user(f"late-{number}", _DICE)]
 
 
-@pytest.fixture
-def behind(home: Home, request: pytest.FixtureRequest) -> Settings:
-    """An installation that was last built two days ago."""
-    settings = home(f"behind_{abs(hash(request.node.name)) % 10**6}")
-    for view in build.DAILY:
-        note_built(settings, view, BUILT)
+def click(ts: datetime, *, ingested: datetime, key: int = 1, action: str = "click") -> Arrival:
+    happening = Happening(ts=_ms(ts), key=key, what=7, action=action)
+    return Arrival(user="late", ingested=_ms(ingested), happening=happening)
+
+
+def tables(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """Every row of the views with rows by day, in an order of their own."""
+    return {
+        view.name: lake.open_table(settings, view.table)
+        .scan()
+        .to_arrow()
+        .sort_by([(name, "ascending") for name in (view.entity, "event_timestamp", "created")])
+        .to_pylist()
+        for view in features.VIEWS
+        if view is not features.ITEM_PROFILE
+    }
+
+
+def plan_of(spark: SparkSession, settings: Settings, end: date = END) -> list[dict[str, str]]:
+    return described(build.changed(spark, settings, end=end))
+
+
+@pytest.fixture(scope="module")
+def built(spark: SparkSession, home: Home) -> Settings:
+    """Nine tenths of what will ever arrive, and a week that was built from it."""
+    settings = home("late_by_step")
+    generated.fill_lake(settings, EVERYTHING[: len(EVERYTHING) * 9 // 10])
+    add(settings, [click(noon, ingested=noon, key=number) for number, noon in enumerate(NOONS)])
+    build.build_all(spark, settings, Days(first=FIRST, last=LAST))
     return settings
 
 
-def note_built(settings: Settings, view: View, day: date) -> None:
-    row = {
-        view.entity: 1,
-        "event_timestamp": generated.midnight(day) * 1000,
-        "created": generated.midnight(day) * 1000 - 1000,
-        "day": day,
-    }
-    schema = view.table.schema
-    lake.open_table(settings, view.table).append(
-        pa.Table.from_pylist([{name: row.get(name) for name in schema.names}], schema=schema)
-    )
-
-
-def click(day: date, *, days_late: int = 0) -> Arrival:
-    ts = generated.midnight(day) + DAY // 2
-    happening = Happening(ts=ts, key=ts, what=7, action="click")
-    return Arrival(user="u", ingested=ts + days_late * DAY, happening=happening)
-
-
-def test_an_empty_store_begins_with_the_day_asked_for(spark: SparkSession, home: Home) -> None:
-    assert build.oldest_changed(spark, home("never_built"), before=TODAY) == TODAY
-
-
-def test_the_newest_built_day_is_built_again_because_it_was_not_over(
-    spark: SparkSession, behind: Settings
+def test_only_the_new_day_needs_building_while_nothing_came_in(
+    spark: SparkSession, built: Settings
 ) -> None:
-    generated.fill_lake(behind, [click(BUILT)])
-    assert build.oldest_changed(spark, behind, before=TODAY) == BUILT
+    assert plan_of(spark, built) == [NEW_DAY]
 
 
-def test_the_view_that_is_furthest_behind_counts(spark: SparkSession, behind: Settings) -> None:
-    note_built(behind, features.USER_DAY, date(2024, 3, 11))  # cut short, or for a check only
-    assert build.oldest_changed(spark, behind, before=TODAY) == BUILT
+def test_what_features_do_not_read_brings_no_day_back(spark: SparkSession, built: Settings) -> None:
+    """An action that does not count, an event sent again, small files that were joined."""
+    add(built, [click(NOONS[0], ingested=NOW, key=1000, action="impression")])
+    for _ in range(4):
+        add(built, [click(NOONS[0], ingested=NOW, key=0)])
+    care.join_files(spark, built, schemas.EVENTS)
+    assert plan_of(spark, built) == [NEW_DAY]
 
 
-def test_a_late_event_brings_its_own_day_back(spark: SparkSession, behind: Settings) -> None:
-    generated.fill_lake(behind, [click(date(2024, 3, 5), days_late=6)])
-    assert build.oldest_changed(spark, behind, before=TODAY) == date(2024, 3, 5)
+def test_a_late_event_brings_back_the_days_that_it_touches_and_no_other(
+    spark: SparkSession, built: Settings
+) -> None:
+    add(built, [click(datetime(2024, 2, 28, 9, tzinfo=UTC), ingested=NOW, key=1001)])
+    why = "events of 2024-02-28 changed"
+    assert plan_of(spark, built) == [
+        {"first": "2024-02-28", "last": "2024-02-28", "views": "user_intraday", "why": why},
+        {"first": "2024-02-29", "last": "2024-03-03", "views": BEFORE, "why": why},
+        NEW_DAY,
+    ]
 
 
-def test_late_events_that_earlier_builds_knew_do_not(spark: SparkSession, behind: Settings) -> None:
-    generated.fill_lake(behind, [click(date(2024, 3, 5), days_late=1)])
-    assert build.oldest_changed(spark, behind, before=TODAY) == BUILT
+def test_rows_that_nobody_recorded_are_built_again(spark: SparkSession, built: Settings) -> None:
+    records = lake.open_table(built, schemas.BUILT_DAYS)
+    records.delete("view == 'user_stats' and day == '2024-02-27'")
+    assert plan_of(spark, built)[0] == {
+        "first": "2024-02-27", "last": "2024-02-27", "views": "user_stats", "why": UNKNOWN
+    }  # fmt: skip
+
+
+def test_building_only_what_changed_gives_the_same_as_building_everything(
+    spark: SparkSession, built: Settings, home: Home
+) -> None:
+    add(built, EVERYTHING[len(EVERYTHING) * 9 // 10 :])
+    build.catch_up(spark, built, end=END)
+    assert plan_of(spark, built) == []
+
+    scratch = home("late_from_scratch")
+    generated.fill_lake(scratch, [])
+    for table in (schemas.EVENTS, schemas.SEARCHES):
+        rows = lake.open_table(built, table).scan().to_arrow()
+        lake.open_table(scratch, table).append(rows)
+    build.build_all(spark, scratch, Days(first=FIRST, last=END))
+    assert tables(built) == tables(scratch)
+    assert all(tables(built).values())
+
+
+def test_days_whose_events_are_all_gone_lose_their_rows(
+    spark: SparkSession, built: Settings
+) -> None:
+    for table in (schemas.EVENTS, schemas.SEARCHES):
+        lake.open_table(built, table).delete()
+    build.catch_up(spark, built, end=END)
+    assert not any(tables(built).values())
+    assert plan_of(spark, built) == []
+
+
+def test_an_empty_store_begins_with_the_day_asked_for_and_says_that_there_is_nothing(
+    spark: SparkSession, home: Home
+) -> None:
+    settings = home("never_built")
+    generated.fill_lake(settings, [])
+    assert plan_of(spark, settings) == [NEW_DAY]
+    with pytest.raises(NothingToDo, match="no events or searches"):
+        build.catch_up(spark, settings, end=END)
+
+
+def add(settings: Settings, arrivals: Sequence[Arrival]) -> None:
+    """As landing would: appended, whenever it happened."""
+    generated.append_behaviour(settings, arrivals)
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 def test_a_corrected_profile_joins_the_earlier_one(spark: SparkSession, home: Home) -> None:
     settings = home("profiles")
     generated.fill_lake(settings, [])
     rows = [
-        build.write_profiles(spark, settings),
-        build.write_profiles(spark, settings),
+        item_profile.write(spark, settings),
+        item_profile.write(spark, settings),
     ]
     update_price(settings, "i1", 99.0)
-    rows.append(build.write_profiles(spark, settings))
+    rows.append(item_profile.write(spark, settings))
     assert rows == [len(generated.ITEMS), 0, 1]
     profiles = lake.open_table(settings, features.ITEM_PROFILE.table).scan().to_arrow()
     prices = [row["price"] for row in profiles.to_pylist() if row["item_id"] == "i1"]

@@ -10,7 +10,7 @@ from pagoda import features, store
 from pagoda.features import VIEWS, View
 from pagoda.schemas import INT64S, TEXTS
 from pagoda.settings import Settings
-from tests.features.conftest import Home
+from tests.conftest import Home
 
 FEAST_TYPES = {
     pa.int64(): "Int64",
@@ -74,8 +74,11 @@ def test_services_name_the_views_of_the_contract(
     assert set(declared) == {service.name for service in features.SERVICES}
     for service in features.SERVICES:
         found = declared[service.name]
-        views = [projection.name for projection in found.feature_view_projections]
-        assert views == [view.name for view in service.views]
+        reads = [
+            (projection.name, [feature.name for feature in projection.features])
+            for projection in found.feature_view_projections
+        ]
+        assert reads == [(view.name, list(view.columns)) for view in service.views]
         assert found.tags == {"schema_hash": service.schema_hash}
         assert found.description == service.description
         assert found.owner == features.OWNER

@@ -14,19 +14,23 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.batch import build
+from jobs.batch import build, history, item_stats
 from jobs.batch.build import Days
 from jobs.batch.materialise import materialise
-from pagoda import features, lake, store
+from pagoda import features, lake, online_layout, store
 from pagoda.errors import NothingToDo
 from pagoda.features import View
 from pagoda.ids import key_of
+from pagoda.online import OnlineReader, connect
 from pagoda.settings import Settings
+from pagoda.statistics import Statistic
 from pagoda.windows import WindowSpec
+from tests.conftest import Home
 from tests.features import arrivals as generated
 from tests.features.arrivals import CLICK_ACTIONS, DAY, FIRST, LAST, PRICES
-from tests.features.conftest import Home
 from tests.features.reading import entity_frame, historical, part, windows_of
+from tests.features.test_statistics import view_of
+from tests.features.test_versions import as_of
 from tests.features.test_windows import as_lists, defined
 from tests.oracles import features as oracle
 from tests.oracles.features import Arrival
@@ -105,6 +109,45 @@ def test_item_statistics_equal_a_naive_count(built: Built) -> None:
         assert row["item_profile__price"] == PRICES[row["item_key"]]
 
 
+def test_any_declared_statistic_of_an_item_equals_a_naive_count(
+    spark: SparkSession, built: Built
+) -> None:
+    view = view_of(
+        features.ITEM_STATS,
+        [
+            Statistic(aggregation="count", of=("collect",), days=3),
+            Statistic(aggregation="count", of=("click", "collect"), days=40),
+            Statistic(aggregation="distinct_users", of=("buy",), days=2),
+            Statistic(aggregation="distinct_users", of=("buy", "collect"), days=20),
+        ],
+    )
+    first = FIRST - timedelta(days=view.reach_days)
+    read = history.read(spark, built.settings, click_actions=CLICK_ACTIONS, first=first, last=LAST)
+    rows = item_stats.build(read, first=FIRST, last=LAST, view=view).toArrow().to_pylist()
+    everything = [each for found in built.by_user.values() for each in found]
+    rng = np.random.default_rng(6)
+    for item in list(generated.ITEMS)[:3]:
+        key = key_of("item", item)
+        of_item = [each for each in everything if each.happening.what == key]
+        for at_ms in generated.moments(of_item, rng, 4):
+            day = oracle.day_number(at_ms - 1)
+            found = as_of(
+                [r for r in rows if r["item_key"] == key and r["day"].toordinal() == day], at_ms
+            )
+            # A resent event is what it was first said to be, of this item or of another.
+            known = [e for e in oracle.known(everything, at_ms=at_ms) if e.happening.what == key]
+            for name, each in view.statistics.items():
+                assert found.get(name, 0) == oracle.statistic(
+                    known,
+                    at_ms=at_ms,
+                    aggregation=each.aggregation,
+                    of=each.of,
+                    days=each.days,
+                    click_actions=CLICK_ACTIONS,
+                    prices=PRICES,
+                ), (item, at_ms, str(each))
+
+
 def test_no_two_versions_of_a_row_share_their_created_time(
     spark: SparkSession, built: Built
 ) -> None:
@@ -168,6 +211,33 @@ def test_what_is_materialised_is_read_back_through_feast(
             for column in view.columns:
                 expected = rows[key][column]
                 assert (online[column][position] or None) == (expected or None), column
+
+
+@pytest.mark.servers
+def test_rows_of_those_whom_the_lake_has_forgotten_are_taken_out(
+    spark: SparkSession, built: Built, redis_server: Settings
+) -> None:
+    settings = with_redis(built.settings, redis_server)
+    gone = key_of("user", "left the shop")
+    client = connect(settings)
+    midnight = datetime(LAST.year, LAST.month, LAST.day, tzinfo=UTC)
+    stamp = online_layout.stamp(int(midnight.timestamp() * 1000))
+    row = {name: [] for name in features.USER_DAY.columns}
+    held: dict[Any, Any] = online_layout.encode(features.USER_DAY, row)
+    held[online_layout.stamp_field(features.USER_DAY)] = stamp
+    stream_stamp = online_layout.stamp_field(features.USER_INTRADAY)
+    key = online_layout.Keys("user_key").of(gone)
+    client.hset(key, mapping=held | {stream_stamp: stamp})
+
+    at = datetime(LAST.year, LAST.month, LAST.day, 12, tzinfo=UTC)
+    (summary,) = materialise(spark, settings, at=at, views=[features.USER_DAY])
+
+    assert summary["withdrawn"] >= 1
+    assert set(client.hgetall(key)) == {stream_stamp}
+    reader = OnlineReader(settings, features.SEQUENCES_V1, client=client)
+    someone = next(iter(newest_valid(settings, features.USER_DAY, at)))
+    assert reader.read_stamped([someone])[0]["user_day"] is not None
+    client.delete(key)
 
 
 def newest_valid(settings: Settings, view: View, at: datetime) -> dict[int, dict[str, Any]]:

@@ -15,7 +15,7 @@ from jobs.imports.completejourney import CompleteJourney
 from jobs.imports.run import run_import
 from pagoda import dataset, features, lake, schemas, store
 from pagoda.windows import DAY_MS, Windows, WindowSpec, start_of_day
-from tests.features.conftest import Home
+from tests.conftest import Home
 from tests.features.reading import entity_frame, historical, windows_of
 
 pytestmark = pytest.mark.spark

@@ -76,11 +76,33 @@ def test_queries_merge_by_time_and_search() -> None:
     assert merged.event.tolist() == [8, 7]
 
 
+def test_keys_and_times_are_64_bits_whatever_they_came_as() -> None:
+    short = np.array([1, 2], np.int32)
+    for sequence in (items(short, short, short), items([1, 2], iter((1, 2)), (1, 2))):
+        assert {sequence.ts.dtype, sequence.event.dtype, sequence.value.dtype} == {
+            np.dtype("int64")
+        }
+        assert as_lines(sequence) == [(1, 1, 1), (2, 2, 2)]
+
+
 def test_merging_nothing_gives_nothing_of_its_own_kind() -> None:
     assert len(merge(limit=3)) == 0
     assert merge(EMPTY_QUERIES, EMPTY_QUERIES, limit=3).value.dtype == object
 
 
-def test_arrays_of_different_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="ts 1, event 0"):
-        Sequence(ts=np.array([1]), event=np.array([], np.int64), value=np.array([1]))
+@pytest.mark.parametrize("lengths", [(1, 0, 1), (0, 0, 1), (1, 1, 0), (2, 1, 1)])
+def test_arrays_of_different_lengths_are_refused(lengths: tuple[int, int, int]) -> None:
+    ts, event, value = (np.zeros(length, np.int64) for length in lengths)
+    with pytest.raises(ValueError, match=r"^.*$") as refused:
+        Sequence(ts=ts, event=event, value=value)
+    assert str(refused.value) == (
+        "arrays of one sequence differ in length: "
+        f"ts {lengths[0]}, event {lengths[1]}, value {lengths[2]}"
+    )
+
+
+def test_sequences_are_equal_if_times_events_and_values_are() -> None:
+    one = items([1], [2], [3])
+    others = [items([0], [2], [3]), items([1], [0], [3]), items([1], [2], [0]), EMPTY_ITEMS]
+    assert one == items([1], [2], [3])
+    assert all(one != other for other in [*others, (1, 2, 3)])

@@ -14,6 +14,7 @@ from pagoda.features import candidates_of
 from pagoda.windows import Candidates, Windows, WindowSpec, cut
 from tests.features.histories import (
     DAY,
+    DAYS,
     days,
     happenings,
     history_of,
@@ -164,10 +165,35 @@ def test_events_of_the_very_moment_do_not_count() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "problem"),
-    [({"real_time": -1}, "real_time"), ({"batch_delay_days": 10}, "batch_delay_days")],
+    [
+        (
+            {"real_time": -1, "queries": -2},
+            "window settings must not be negative: real_time, queries",
+        ),
+        (
+            {"batch_delay_days": 10},
+            "batch_delay_days must be below recent_days: a row's long-term candidates "
+            "must all be known on its own day",
+        ),
+    ],
 )
 def test_window_settings_that_cannot_hold_are_refused(
     settings: dict[str, int], problem: str
 ) -> None:
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(ValueError, match=r"^.*$") as refused:
         WindowSpec(**settings)
+    assert str(refused.value) == problem
+
+
+def test_the_windows_that_nobody_set_are_the_laws_own() -> None:
+    """The oracle has its own numbers: ten and twenty days, 50, 100, 100 and 20."""
+    day = DAYS[0]
+    hours = {"click": 1, "buy": 12, "collect": 3, "search": 9}  # between one and the next
+    happened = [
+        Happening(ts=day - number * apart * 3_600_000, key=number, what=number % 3, action=action)
+        for action, apart in hours.items()
+        for number in range(900 // apart)
+    ]
+    found = as_lists(cut(candidates(happened), at_ms=day, spec=WindowSpec()))
+    assert found == oracle.windows(happened, at_ms=day)
+    assert [len(each) for each in found.values()] == [50, 100, 20, 100, 40, 100]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from filelock import FileLock
@@ -17,13 +18,13 @@ from filelock import FileLock
 from jobs.imports import lake
 from jobs.imports.files import Files
 from jobs.imports.run import Outcome, run_import
-from pagoda import dataset, ids
+from pagoda import dataset, forgotten, ids
 from pagoda import settings as pagoda_settings
 from pagoda.errors import Conflict, InputError
 from pagoda.lake import open_table
-from pagoda.schemas import EVENTS, IDS, ITEMS, RAW_TABLES, SEARCHES, Table
+from pagoda.schemas import EVENTS, IDS, ITEMS, RAW_TABLES, REJECTED, SEARCHES, Table
 from pagoda.settings import Settings
-from tests.imports.conftest import NOW, snapshots, stored
+from tests.imports.conftest import EVENTS_CSV, NOW, snapshots, stored
 
 COMMAND = [sys.executable, "-m", "jobs.imports.cli", "completejourney", "--households", "3"]
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,22 @@ def test_a_shift_of_a_cut_off_import_is_kept(home: Settings, shop: Path) -> None
     source.close()
 
 
+def test_an_import_brings_back_nobody_who_was_forgotten(
+    home: Settings, shop: Path, bring: Callable[..., Outcome]
+) -> None:
+    (shop / "events.csv").write_text(
+        EVENTS_CSV + "e3,u2,i1,view,2024-03-01T11:00:00\ne4,u1,i1,view,never\n"
+    )
+    forgotten.add(home, ids.key_of("user", "u1"), now_ms=round(NOW.timestamp() * 1000))
+    outcome = bring()
+    assert stored(home, EVENTS)["user_id"].to_list() == ["u2"]
+    assert stored(home, SEARCHES).is_empty()
+    assert stored(home, REJECTED).is_empty()  # its raw line names the user
+    users = stored(home, IDS).filter(pl.col("kind") == "user")
+    assert users["id"].to_list() == ["u2"]
+    assert "what 1 forgotten users did before is left out" in outcome.notes
+
+
 def test_an_import_that_is_killed_leaves_the_same_lake_when_it_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +110,7 @@ def kill_after(*, line: str) -> None:
 def test_a_full_disk_is_one_clear_message_and_the_import_goes_on_later(home: Settings) -> None:
     def small_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
     starved = subprocess.run(
         COMMAND, cwd=ROOT, capture_output=True, text=True, preexec_fn=small_files, check=False

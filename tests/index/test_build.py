@@ -244,7 +244,7 @@ def strange(client: MilvusClient, searcher: Searcher) -> Iterator[list[str]]:
     built = collection.build_draft(
         client,
         name="items_strange",
-        bundle="strange",
+        described="",
         items=items,
         vectors_ND=vectors,
         index=collection.choose_index(rows=len(brands), flat_max_items=100),

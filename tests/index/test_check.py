@@ -18,7 +18,7 @@ from tests.training import toy
 ITEMS = toy.items(600).sort_by("item_key")
 VECTORS = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
 COLLECTION = Collection(
-    name="draft_items_x", rows=600, index_type="FLAT", fingerprint="", loaded=True
+    name="draft_items_x", id=1, rows=600, index_type="FLAT", fingerprint="", loaded=True
 )
 
 

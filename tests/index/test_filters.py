@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pagoda.filters import Filters, PriceRange, expression, literal
+from pagoda.filters import STORED_BYTES, Filters, PriceRange, expression, literal, stored
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
@@ -44,6 +44,15 @@ def test_no_text_breaks_out_of_its_literal(values: list[str]) -> None:
     assert _literals(rendered[len("brand in [") : -1]) == [
         value.replace("\0", "\ufffd") for value in values
     ]
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=600), st.integers(1, 4))
+def test_what_the_index_holds_of_a_text_fits_and_tells_texts_apart(text: str, times: int) -> None:
+    held = stored(text * times)
+    assert len(held.encode()) <= STORED_BYTES
+    if len((text * times).encode()) <= STORED_BYTES:
+        assert held == (text * times).replace("\0", "\ufffd")
+    assert stored(text * times + "a") != stored(text * times + "b")
 
 
 @given(st.text(min_size=1, max_size=5), st.sampled_from(["\ud800", "\udfff"]))

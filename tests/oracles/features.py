@@ -88,5 +88,43 @@ def item_stats(
     }
 
 
+def statistic(
+    arrivals: Iterable[Arrival],
+    *,
+    at_ms: int,
+    aggregation: str,
+    of: Sequence[str],
+    days: int,
+    click_actions: Sequence[str],
+    prices: dict[int, float | None],
+) -> float | None:
+    """One statistic of whoever the arrivals are of, just before a moment."""
+    day = day_number(at_ms - 1)
+    counted = [
+        each
+        for each in known(arrivals, at_ms=at_ms)
+        if day - days <= day_number(each.happening.ts) < day
+        and (
+            each.happening.action in of
+            if each.happening.action not in click_actions
+            else "click" in of or each.happening.action in set(of) - {"click"}
+        )
+    ]
+    match aggregation:
+        case "count":
+            return len(counted)
+        case "active_days":
+            return len({day_number(each.happening.ts) for each in counted})
+        case "distinct_items":
+            return len({each.happening.what for each in counted})
+        case "distinct_users":
+            return len({each.user for each in counted})
+        case "mean_price":
+            found = [prices.get(int(each.happening.what)) for each in counted]
+            paid = [price for price in found if price is not None]
+            return fmean(paid) if paid else None
+    raise ValueError(aggregation)
+
+
 def day_number(ms: int) -> int:
     return (EPOCH + timedelta(milliseconds=ms)).toordinal()

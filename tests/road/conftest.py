@@ -61,8 +61,8 @@ def pagoda(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.fixture(scope="session")
-def road(settings: Settings, new_home: NewHome) -> Road:
+@pytest.fixture(scope="package")
+def road(settings: Settings, new_home: NewHome) -> Iterator[Road]:
     """Everything up, 120 households imported, trained, indexed and served."""
     if not settings.airflow.environment.exists():
         pytest.skip("Airflow's environment is not there; `make setup` makes it")
@@ -73,7 +73,8 @@ def road(settings: Settings, new_home: NewHome) -> Road:
     )
     assert ran.returncode == 0, ran.stderr[-6000:]
     servers.up(up)
-    return Road(load(home=up.home), without_input, json.loads(ran.stdout))
+    yield Road(load(home=up.home), without_input, json.loads(ran.stdout))
+    servers.down(up)  # all of them would take a quarter of two cores from the tests that follow
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pagoda.airflow import Airflow
 from pagoda.features import SEQUENCES_V1
 from pagoda.ids import key_of
 from pagoda.messages import Event, encode, record_key
@@ -38,20 +39,24 @@ def test_killing_the_consumer_loses_nothing(road: Road) -> None:
     _wait_until(lambda: _consumer_pid(road) not in (None, first_pid))
 
 
-def test_parity_is_green_and_a_changed_byte_in_redis_turns_it_red(road: Road) -> None:
-    green = pagoda(road.settings, "check", "parity", "--users", str(2 * HOUSEHOLDS), "--json")
-    assert green.returncode == 0, green.stderr[-3000:]
-    report = json.loads(green.stdout)
-    assert report["equal"]
-    assert report["compared"] >= HOUSEHOLDS / 2
-
+def test_a_changed_byte_in_redis_turns_the_parity_dag_red(road: Road, airflow: Airflow) -> None:
     user, restore = _change_a_byte(road)
     try:
-        red = pagoda(road.settings, "check", "parity", "--users", str(2 * HOUSEHOLDS), "--json")
+        ran = pagoda(road.settings, "run", "parity", "--param", f"users={2 * HOUSEHOLDS}")
     finally:
         restore()
-    assert red.returncode == 8, red.stderr[-3000:]
-    assert {each["user"] for each in json.loads(red.stdout)["different"]} == {user}
+    assert ran.returncode == 1, ran.stderr[-3000:]
+    red = airflow.runs("parity")[0]
+    assert red.state == "failed"
+    counts = airflow.xcom(red, "online", "metrics")
+    assert counts["pagoda_parity_online_differences"] == 2
+    assert counts["pagoda_parity_online_compared"] >= HOUSEHOLDS / 2
+    (task,) = (each for each in airflow.tasks(red) if each.task_id == "online")
+    assert task.try_number == 1, "trying again cannot help"
+    log = "\n".join(airflow.log(red, task))
+    assert user in log
+    assert "other_value" in log
+    assert "completejourney" in log, "the record's source"
 
 
 def _change_a_byte(road: Road) -> tuple[str, Callable[[], None]]:

@@ -33,6 +33,7 @@ def test_half_the_households_give_other_numbers_and_a_rerun_runs_nothing(
     assert half["index"]["worst_recall"] >= 0.95
     assert half["live_event"]["sequences"][0]["moved"]
 
-    runs = {dag: len(airflow.runs(dag)) for dag in airflow.dags()}
+    by_the_clock = {"item_updates"}  # every ten minutes
+    runs = {dag: len(airflow.runs(dag)) for dag in {*airflow.dags()} - by_the_clock}
     assert demo(road)["bundle"] == half["bundle"]
     assert {dag: len(airflow.runs(dag)) for dag in runs} == runs

@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pagoda import forgotten
 from pagoda.ids import key_of
 from pagoda.lake import open_table
+from pagoda.online import StampedRow
 from pagoda.schemas import EVENTS, SERVED
 from pagoda.settings import Settings
 from serving.examples import ExampleUsers
@@ -34,19 +36,25 @@ def _served(search_id: str, at: datetime) -> Served:
         user_key=7,
         at_ms=round(at.timestamp() * 1000),
         bundle="b",
-        rows={"user_day": {"click_ts": [1]}, "user_intraday": None},
+        rows={
+            "user_day": StampedRow(valid_from_ms=9, values={"click_ts": [1]}),
+            "user_intraday": None,
+        },
     )
 
 
-def test_samples_past_retention_are_dropped_and_today_stays(lake: Settings) -> None:
+def test_samples_come_with_the_rows_as_read_but_not_of_who_was_forgotten_since(
+    lake: Settings,
+) -> None:
     served = ServedLog(lake)
-    served.offer(_served("old", NOW - timedelta(days=15)))
-    served.offer(_served("kept", NOW - timedelta(days=14)))
-    served.offer(_served("new", NOW))
+    served.offer(_served("before", NOW))
+    served.offer(_served("after", NOW + timedelta(minutes=6)))
+    forgotten.add(lake, 7, now_ms=round(NOW.timestamp() * 1000) + 1)
     served.close()
-    rows = open_table(lake, SERVED).scan().to_arrow().to_pylist()
-    assert {row["search_id"] for row in rows} == {"kept", "new"}
-    assert rows[0]["features"] == '{"user_day":{"click_ts":[1]},"user_intraday":null}'
+    (row,) = open_table(lake, SERVED).scan().to_arrow().to_pylist()
+    assert row["search_id"] == "after"
+    expected = '{"user_day":{"valid_from_ms":9,"click_ts":[1]},"user_intraday":null}'
+    assert row["features"] == expected
 
 
 def test_a_lake_that_refuses_costs_samples_and_nothing_else(lake: Settings) -> None:

@@ -9,9 +9,11 @@ import httpx
 import orjson
 import pytest
 from kafka import KafkaConsumer
+from prometheus_client import CollectorRegistry, Gauge
 from typer.testing import CliRunner
 
 from pagoda import settings as settings_module
+from pagoda import textfile
 from pagoda.cli import models, search
 from pagoda.errors import DependencyDown, InputError
 from pagoda.ids import key_of
@@ -95,6 +97,7 @@ def test_sampled_requests_lie_in_the_lake_with_the_rows_as_read(
     assert row["bundle"] == "serve_a"
     rows = orjson.loads(str(row["features"]))
     assert len(rows["user_day"]["click_items"]) == 80
+    assert rows["user_day"]["valid_from_ms"] < time.time() * 1000
     assert rows["user_intraday"] is None
 
 
@@ -105,6 +108,15 @@ def test_metrics_count_requests_and_time_every_step(http: httpx.Client) -> None:
     assert 'pagoda_search_step_seconds_count{step="tower"}' in text
     assert 'pagoda_bundle_info{bundle="serve_a"} 1.0' in text
     assert "pagoda_searches_publish_failed 0.0" in text
+
+
+def test_metrics_show_what_checks_have_written(http: httpx.Client, home: Settings) -> None:
+    registry = CollectorRegistry()
+    Gauge("pagoda_made_up", "For this test", registry=registry).set(7)
+    textfile.write(home, "made_up", registry)
+    text = http.get("/metrics").text
+    assert "\npagoda_made_up 7.0\n" in text
+    assert text.count("# HELP pagoda_requests_total") == 1
 
 
 def test_the_page_offers_recently_active_users_only_where_there_are_any(

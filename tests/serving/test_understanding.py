@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,8 +157,7 @@ def test_what_passes_is_what_a_reader_of_the_rows_would_pick(
     ]
 
 
-def test_a_hit_that_the_table_does_not_know_is_an_error() -> None:
-    with pytest.raises(KeyError):
-        SHELF.rows(np.array([0, 77]))
-    with pytest.raises(KeyError):
-        shelf_of([]).rows(np.array([0]))
+def test_an_item_that_the_table_does_not_know_has_no_row() -> None:
+    assert SHELF.rows(np.array([1, 77, 0])).tolist() == [1, -1, 0]
+    assert shelf_of([]).rows(np.array([0])).tolist() == [-1]
+    assert SHELF.known(np.array([77])) == {}

@@ -21,16 +21,17 @@ from jobs.stream import readiness
 from pagoda import lake, store, topics
 from pagoda.publisher import open_producer
 from pagoda.schemas import Table
-from pagoda.settings import PROJECT_ROOT, Lake, Settings, Stream
+from pagoda.settings import PROJECT_ROOT, Lake, Robots, Settings, Stream
 
 _START_S = 180.0
+MakeHome = Callable[[str], Settings]
 
 
 @pytest.fixture(scope="session")
 def make_home(
     redis_server: Settings, kafka_server: Settings, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Settings]:
-    """Makes settings whose topics, group, tables, registry and checkpoints are nobody else's."""
+) -> MakeHome:
+    """Makes settings whose topics, group, tables and checkpoints are nobody else's."""
 
     def make(name: str) -> Settings:
         folder = tmp_path_factory.mktemp(name)
@@ -42,7 +43,7 @@ def make_home(
                 "events_topic": f"{name}-events",
                 "searches_topic": f"{name}-searches",
                 "items_topic": f"{name}-items",
-                "partitions": 2,
+                "partitions": 3,
                 "stream_group": name,
             }
         )
@@ -52,27 +53,32 @@ def make_home(
                 "lake": Lake(namespace=name),
                 "redis": redis_server.redis,
                 "kafka": kafka,
-                "stream": Stream(metrics_port=0, landing_trigger_s=1, rewind_s=5),
+                "stream": Stream(metrics_port=0, landing_trigger_s=1, rewind_s=5, session_s=6),
+                # A few users make all the load, for as long as a slow machine needs.
+                "robots": Robots(events_per_item=100_000, acts_per_hour=100_000),
             }
         )
         topics.ensure(made)
-        lake.create_all(made)
-        store.apply(made)
         return made
 
     return make
 
 
 @pytest.fixture(scope="session")
-def stream_home(make_home: Callable[[str], Settings]) -> Settings:
-    """For tests of the consumer alone."""
-    return make_home("stream_tests")
+def stream_home(make_home: MakeHome) -> Settings:
+    """For tests of the consumer alone, with Feast's registry."""
+    made = make_home("stream_tests")
+    store.apply(made)
+    return made
 
 
 @pytest.fixture(scope="session")
-def road_home(make_home: Callable[[str], Settings]) -> Settings:
-    """For tests that land what is sent."""
-    return make_home("road_tests")
+def road_home(make_home: MakeHome) -> Settings:
+    """For tests that land what is sent, with Feast's registry."""
+    made = make_home("road_tests")
+    lake.create_all(made)
+    store.apply(made)
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -110,30 +116,34 @@ def _jobs(settings: Settings) -> Iterator[Jobs]:
 
 @dataclass
 class Jobs:
-    """`sequences` and `landing` as processes of their own, as in production."""
+    """`sequences`, `sequences-2` and `landing` as processes of their own, as in production."""
 
     settings: Settings
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str) -> None:
-        """Start a job unless it runs; wait until it really consumes."""
+    def start(self, name: str, *, root: Path = PROJECT_ROOT) -> None:
+        """Start a job of a checkout unless it runs; wait until it really consumes."""
         if name in self.running:
             return
+        job, _, instance = name.partition("-")
         with self.log(name).open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", f"jobs.stream.{name}"],
-                cwd=PROJECT_ROOT,
-                env=environment(self.settings),
+                [
+                    *(sys.executable, "-m", f"jobs.stream.{job}"),
+                    *(("--instance", instance) if instance else ()),
+                ],
+                cwd=root,
+                env={**environment(self.settings), "PYTHONPATH": str(root)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        job = self.running[name]
+        running = self.running[name]
         until(
             lambda: readiness.read(self.settings, name) is not None,
             within_s=_START_S,
             what=f"{name} consumes",
-            alive=lambda: job.poll() is None,
+            alive=lambda: running.poll() is None,
             log=self.log(name),
         )
 

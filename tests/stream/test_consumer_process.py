@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -11,15 +13,18 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from jobs.checks.positions import Positions
+from jobs.stream import readiness
+from jobs.stream.sequences import instance_name
 from jobs.stream.source import Source
 from pagoda import servers, topics
+from pagoda.errors import Conflict
 from pagoda.features import USER_INTRADAY, Service
 from pagoda.ids import key_of
 from pagoda.messages import MAX_MESSAGE_BYTES
 from pagoda.online import OnlineReader, connect
-from pagoda.settings import Settings
+from pagoda.settings import PROJECT_ROOT, Settings
 from tests.oracles import sequences as oracle
-from tests.stream.conftest import Jobs, send, until
+from tests.stream.conftest import Jobs, environment, send, until
 
 pytestmark = pytest.mark.servers
 INTRADAY = Service(name="intraday", description="", views=(USER_INTRADAY,))
@@ -124,6 +129,56 @@ def test_redis_goes_and_comes_back_and_what_it_lost_is_merged_again(
     assert jobs.running["sequences"].poll() is None
 
 
+def test_consumers_that_join_leave_and_die_in_mid_load_lose_and_double_nothing(
+    stream_home: Settings, producer: KafkaProducer, jobs: Jobs
+) -> None:
+    sent = history("shared", 6_000)
+    parts = iter([sent[at::6] for at in range(6)])
+    jobs.start("sequences")
+    send(stream_home, producer, next(parts))
+    jobs.start("sequences-2")
+    send(stream_home, producer, next(parts))
+    jobs.start("sequences-3")
+    send(stream_home, producer, next(parts))
+    until(lambda: partitions_of(stream_home) == {1: 2, 2: 2, 3: 2}, what="each has its share")
+    jobs.kill("sequences-3")  # for good: the others get its partitions when its session ends
+    send(stream_home, producer, next(parts))
+    assert jobs.stop("sequences-2") < 5
+    jobs.kill("sequences")
+    send(stream_home, producer, next(parts))
+    jobs.start("sequences-2")
+    jobs.start("sequences")
+    send(stream_home, producer, next(parts))
+    wait_until_consumed(stream_home)
+    assert_online_is_what_was_sent(stream_home, sent)
+    until(lambda: partitions_of(stream_home) == {1: 4, 2: 2}, what="the dead one's are taken over")
+    jobs.stop("sequences-2")
+
+
+def test_a_second_consumer_of_one_number_is_refused(stream_home: Settings, jobs: Jobs) -> None:
+    jobs.start("sequences")
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.stream.sequences"],
+        cwd=PROJECT_ROOT,
+        env=environment(stream_home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == Conflict.exit_code
+    assert "--instance 2" in done.stderr
+
+
+def partitions_of(settings: Settings) -> dict[int, int]:
+    """How many partitions each consumer that lives has, by its number."""
+    found = {}
+    for number in (1, 2, 3):
+        of = readiness.read(settings, instance_name(number)) or {}
+        if of:
+            found[number] = sum(map(len, of.values()))
+    return found
+
+
 def test_short_polls_do_not_keep_a_consumer_from_joining(stream_home: Settings) -> None:
     for number in range(4):
         kafka = stream_home.kafka.model_copy(update={"stream_group": f"short-{number}"})
@@ -134,8 +189,8 @@ def test_short_polls_do_not_keep_a_consumer_from_joining(stream_home: Settings) 
                 source.poll(0.001)
             # Both topics whole: what it was given first is what it keeps.
             assert {topic: len(of) for topic, of in source.positions().items()} == {
-                kafka.events_topic: 2,
-                kafka.searches_topic: 2,
+                kafka.events_topic: kafka.partitions,
+                kafka.searches_topic: kafka.partitions,
             }
         finally:
             source.close()

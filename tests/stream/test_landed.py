@@ -16,7 +16,7 @@ from jobs.stream.routes import Route, routes
 from pagoda import lake
 from pagoda.ids import key_of
 from pagoda.messages import Rejected
-from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED
+from pagoda.schemas import EVENTS, IDS, ITEMS
 from pagoda.settings import Settings, load
 from pagoda.topics import MAX_REJECTED_BYTES, Topic
 from tests.stream.conftest import rows
@@ -141,11 +141,9 @@ def test_a_rejected_record_stands_in_the_lake_once(home: Settings) -> None:
         "rejected_at": TAKEN,
     }
     of_another_topic_of_that_name = {**row, "raw": b"y"}
-    batch = pa.Table.from_pylist([row, row], schema=REJECTED.schema)
-    assert table.add(batch) == 1
-    assert table.add(batch) == 0
-    batch = pa.Table.from_pylist([of_another_topic_of_that_name], schema=REJECTED.schema)
-    assert table.add(batch) == 1
+    assert table.add([row, row]) == 1
+    assert table.add([row, row]) == 0
+    assert table.add([of_another_topic_of_that_name]) == 1
 
 
 def test_a_rejected_record_travels_with_its_bytes() -> None:

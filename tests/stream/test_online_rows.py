@@ -11,15 +11,22 @@ from typing import Any
 import orjson
 import pytest
 from feast import FeatureStore
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.helpers import _mmh3 as field_hash
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from jobs.stream.click_actions import ClickActions
+from jobs.stream.merge import Arrivals
+from jobs.stream.metrics import Metrics
 from jobs.stream.rejects import RejectedRecord
-from jobs.stream.sequences import ClickActions, Consumer, Metrics
+from jobs.stream.sequences import Consumer
 from jobs.stream.source import Record
 from jobs.stream.state import OnlineState
-from pagoda import store
+from pagoda import online_layout, store
 from pagoda.errors import DependencyDown, InputError
 from pagoda.features import SEQUENCES_V1, USER_DAY, USER_INTRADAY, Service
 from pagoda.ids import key_of
@@ -42,6 +49,7 @@ class ListSource:
     batches: list[list[Record]]
     last: list[Record] = field(default_factory=list)
     commits: int = 0
+    rewinds: int = 0
 
     def poll(self, timeout_s: float) -> list[Record]:  # noqa: ARG002
         self.last = self.batches.pop(0) if self.batches else []
@@ -53,9 +61,10 @@ class ListSource:
     def give_back(self) -> None:
         self.batches.insert(0, self.last)
 
-    def rewind(self) -> None: ...
+    def rewind(self) -> None:
+        self.rewinds += 1
 
-    def rewind_to(self, since_ms: int) -> None: ...
+    def reread_as(self, read_as: str) -> None: ...
 
     def lags(self) -> dict[tuple[str, int], int]:
         return {}
@@ -77,8 +86,8 @@ def feature_store(stream_home: Settings) -> FeatureStore:
 
 
 @pytest.fixture(scope="module")
-def state(stream_home: Settings, feature_store: FeatureStore) -> OnlineState:
-    return OnlineState(stream_home, feature_store, SPEC)
+def state(stream_home: Settings) -> OnlineState:
+    return OnlineState(stream_home, SPEC)
 
 
 @pytest.fixture
@@ -109,7 +118,21 @@ def consume(
         for batch in batches
     ]
     source, sink = ListSource(records), ListSink()
-    consumer = Consumer(
+    consumer = consumer_of(settings, state, source, sink, now_ms=now_ms)
+    while source.batches:
+        consumer.step()
+    return source, sink
+
+
+def consumer_of(
+    settings: Settings,
+    state: OnlineState,
+    source: ListSource,
+    sink: ListSink,
+    *,
+    now_ms: int = NOW_MS,
+) -> Consumer:
+    return Consumer(
         settings=settings,
         source=source,
         state=state,
@@ -118,9 +141,6 @@ def consume(
         click_actions=ClickActions(settings),
         metrics=Metrics(),
     )
-    while source.batches:
-        consumer.step()
-    return source, sink
 
 
 def online(settings: Settings, user: str, now_ms: int = NOW_MS) -> dict[str, Any] | None:
@@ -231,30 +251,106 @@ def test_records_that_cannot_be_read_are_rejected_and_committed(
     assert source.commits == 1
 
 
-def test_a_damaged_row_does_not_stop_the_stream(
+def test_a_writer_that_slept_undoes_nobody_elses_work(
     stream_home: Settings, state: OnlineState, user: str
 ) -> None:
+    key, sleeper = key_of("user", user), OnlineState(stream_home, SPEC)
+    (read,) = sleeper.read([key])
+    clicked = Arrivals(clicks=[(NOW_MS, 1, 1)])
+    assert state.merge({key: clicked}, now_ms=NOW_MS) == 1
+    mine = Arrivals(clicks=[(NOW_MS, 2, 2)])
+    assert sleeper.swap([(read, mine.candidates())], now_ms=NOW_MS) == [False]
+    assert sleeper.merge({key: mine}, now_ms=NOW_MS) == 1
+    row = online(stream_home, user)
+    assert row is not None
+    assert row["click_events"] == [1, 2]
+
+
+def test_a_row_written_between_reading_and_writing_is_read_again(
+    stream_home: Settings, state: OnlineState, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, other = key_of("user", user), OnlineState(stream_home, SPEC)
+    events = iter(range(1, 4))
+
+    def meanwhile(point: str) -> None:
+        if point == "sequences.read" and (event := next(events, None)):
+            monkeypatch.undo()
+            other.merge({key: Arrivals(clicks=[(NOW_MS, event, event)])}, now_ms=NOW_MS)
+            monkeypatch.setattr("pagoda.faults.point", meanwhile)
+
+    monkeypatch.setattr("pagoda.faults.point", meanwhile)
+    assert state.merge({key: Arrivals(clicks=[(NOW_MS, 9, 9)])}, now_ms=NOW_MS) == 1
+    row = online(stream_home, user)
+    assert row is not None
+    assert row["click_events"] == [1, 2, 3, 9]
+
+
+def test_a_connection_made_anew_means_that_writes_may_be_lost(
+    stream_home: Settings, user: str
+) -> None:
+    state = OnlineState(stream_home, SPEC)
+    state.ping()
+    with connect(stream_home) as client:
+        client.client_kill_filter(_id=str(state._client.client_id()))
+    record = Record(
+        topic=stream_home.kafka.events_topic,
+        partition=0,
+        offset=0,
+        taken_ms=NOW_MS,
+        value=orjson.dumps({"schema": 1, **click(user, 1, NOW_MS, "impression")}),
+    )
+    source = ListSource([[record]])
+    consumer = consumer_of(stream_home, state, source, ListSink())
+    with pytest.raises(DependencyDown, match="redis"):
+        consumer.step()
+    assert (source.rewinds, source.commits, len(source.batches)) == (1, 0, 1)
+    assert consumer.step() == 1
+    assert (source.rewinds, source.commits, len(source.batches)) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("how", ["cut short", "a column is missing", "the time is rubbish"])
+def test_a_damaged_row_does_not_stop_the_stream(
+    stream_home: Settings, state: OnlineState, user: str, how: str
+) -> None:
     consume(stream_home, state, [[click(user, 1, NOW_MS)]])
-    damage(stream_home, user)
-    with pytest.raises(InputError, match="cannot be decoded"):
-        online(stream_home, user)
+    damage(stream_home, user, how)
+    if how != "a column is missing":
+        with pytest.raises(InputError, match="cannot be decoded"):
+            online(stream_home, user)
     again = [click(user, 1, NOW_MS), click(user, 2, NOW_MS)]
     consume(stream_home, state, [again])
     assert online(stream_home, user) == oracle.online_rows(again, now_ms=NOW_MS)[user]
 
 
-def damage(settings: Settings, user: str) -> None:
-    """Cut one value's last byte off."""
-    reader = OnlineReader(settings, INTRADAY)
+def damage(settings: Settings, user: str, how: str) -> None:
+    reader, names = OnlineReader(settings, INTRADAY), online_layout.fields(USER_INTRADAY)
+    click_events, stamp = names[1], names[-1]
     with connect(settings) as client:
         key = reader.redis_key(key_of("user", user))
-        for name, value in client.hgetall(key).items():
-            if not name.startswith(b"_ts:"):
-                client.hset(key, name, value[:-1])
-                return
+        if how == "a column is missing":
+            client.hdel(key, click_events)
+        else:
+            name = click_events if how == "cut short" else stamp
+            client.hset(key, name, (client.hget(key, name) or b"")[:-1])
 
 
 # The reader -------------------------------------------------------------------------------------
+
+
+def test_keys_fields_and_values_are_feasts_own() -> None:
+    for key in (0, 1, -1, 2**63 - 1):
+        theirs = serialize_entity_key(
+            EntityKey(join_keys=["user_key"], entity_values=[Value(int64_val=key)]),
+            entity_key_serialization_version=3,
+        )
+        keys = online_layout.Keys("user_key")
+        assert keys.of(key) == theirs + b"pagoda"
+        assert keys.entity_of(keys.of(key)) == key
+        assert online_layout.Keys("item_key").entity_of(keys.of(key)) is None
+    *columns, stamp = online_layout.fields(USER_INTRADAY)
+    assert columns == [field_hash(f"user_intraday:{name}") for name in USER_INTRADAY.columns]
+    assert stamp == b"_ts:user_intraday"
+    assert online_layout.Value is Value
 
 
 def test_the_reader_gives_what_feast_gives(

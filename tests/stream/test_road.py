@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import polars as pl
 import pyarrow as pa
 import pytest
 from feast.infra.online_stores.helpers import _mmh3 as field_hash
@@ -18,16 +19,16 @@ from feast.protos.feast.types.Value_pb2 import Value
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from jobs.batch.build import Days, build_all
-from jobs.checks import contracts, parity
+from jobs.checks import contracts, parity, served_parity
 from jobs.checks.positions import Positions
-from jobs.stream.tidy import tidy
-from pagoda import dataset, lake, store, topics
+from pagoda import dataset, lake, store, textfile, topics
 from pagoda.features import SEQUENCES_V1, USER_DAY, USER_INTRADAY
 from pagoda.ids import key_of
 from pagoda.online import OnlineReader, connect
 from pagoda.publisher import open_producer
 from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED, SEARCHES
 from pagoda.settings import Settings
+from serving.served import Served, ServedLog
 from tests.stream.conftest import Jobs, rows, send, until
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.servers, pytest.mark.spark]
 USERS = 12
+IN_FLIGHT_S = 1.0
+_SLIPPED = {(side, why) for side in ("online", "offline") for why in ("other_window", "pushed_out")}
 
 
 def messages(prefix: str, count: int) -> list[dict[str, Any]]:
@@ -102,32 +105,6 @@ def test_a_landed_row_was_ingested_when_kafka_took_it(road_home: Settings) -> No
     assert landed == taken
 
 
-def test_tidying_joins_files_and_forgets_history_but_changes_no_row(
-    road_home: Settings, spark: SparkSession
-) -> None:
-    def described() -> tuple[list[str], int, int]:
-        table = lake.open_table(road_home, SEARCHES)
-        files = table.inspect.files().num_rows
-        return (
-            sorted(row["source"] for row in rows(road_home, SEARCHES)),
-            files,
-            len(table.metadata.snapshots),
-        )
-
-    row = rows(road_home, SEARCHES)[0]
-    for number in range(6):
-        more = {**row, "source": f"kafka:more:0:{number}"}
-        made = pa.Table.from_pylist([more], schema=SEARCHES.schema)
-        lake.open_table(road_home, SEARCHES).append(made)
-    before = described()
-    forgetful = road_home.stream.model_copy(update={"landing_history_hours": 0})
-    tidy(spark, road_home.model_copy(update={"stream": forgetful}), SEARCHES)
-    after = described()
-    assert after[0] == before[0]
-    assert after[1] < before[1]
-    assert after[2] <= 10
-
-
 def test_parity_is_green_while_events_arrive_and_red_after_a_changed_byte(
     road_home: Settings, spark: SparkSession, road_jobs: Jobs
 ) -> None:
@@ -153,9 +130,85 @@ def test_parity_is_green_while_events_arrive_and_red_after_a_changed_byte(
     report = parity.check(spark, road_home, users=2 * USERS, say=print)
     assert {each.user for each in report.different} == {f"known{USERS - 1}"}
     assert {each.window for each in report.different} == {"real_time"}
-    (difference,) = report.different
-    assert [str(changed[0])] == [each.split()[-1] for each in difference.only_offline]
-    assert [str(changed[1])] == [each.split()[-1] for each in difference.only_online]
+    assert {each.side: each.value for each in report.different} == {
+        "offline": changed[0],
+        "online": changed[1],
+    }
+    for each in report.different:
+        assert each.why == "other_value"
+        assert (each.source or "").startswith(f"kafka:{road_home.kafka.events_topic}:")
+    assert "pagoda_parity_online_differences 2.0" in _published(road_home, report)
+
+
+def test_what_was_served_equals_its_training_row_and_an_altered_sample_does_not(
+    road_home: Settings, spark: SparkSession, road_jobs: Jobs, producer: KafkaProducer
+) -> None:
+    road_jobs.start("sequences")
+    road_jobs.start("landing")
+    users = [f"known{number}" for number in range(USERS - 1)]  # the last one's row is damaged
+    moving = users[:4]
+    send(road_home, producer, messages("known", len(moving)))
+    serve(road_home, users, prefix="busy")
+    time.sleep(2 * IN_FLIGHT_S)
+    serve(road_home, users, prefix="quiet")
+    today = datetime.now(UTC).date()
+    requests = served_parity.sample(
+        road_home, first=today - timedelta(days=1), last=today, limit=1000
+    )
+    one = requests.filter(pl.col("search_id") == "quiet-known1")
+    report = served_parity.check(
+        lambda: spark,
+        road_home,
+        pl.concat([requests, _altered(one, "changed"), _altered(one, "lost")]),
+        in_flight_s=IN_FLIGHT_S,
+        say=print,
+    )
+    assert report.skipped == {"in_flight": [f"busy-{user}" for user in moving], "robots": []}
+    assert report.compared == 2 * len(users) - len(moving) + 2
+    assert report.elements > 10 * report.compared
+    found = {
+        name: {(each.side, each.why) for each in report.different if each.request == name}
+        for name in {each.request for each in report.different}
+    }
+    # One click less lets an older one slip from the short term into the real-time window, and one
+    # into a window that was full.
+    assert {name: whys - _SLIPPED for name, whys in found.items()} == {
+        "changed": {("online", "other_value"), ("offline", "other_value")},
+        "lost": {("offline", "not_streamed")},
+    }
+
+
+def serve(settings: Settings, users: list[str], *, prefix: str) -> None:
+    """Read users as the search service does, and sample every request."""
+    everything = settings.serving.model_copy(update={"served_sample": 1.0, "served_flush_s": 60})
+    log = ServedLog(settings.model_copy(update={"serving": everything}))
+    reader = OnlineReader(settings, SEQUENCES_V1)
+    for user in users:
+        t, key = time.time_ns() // 1_000_000, key_of("user", user)
+        rows = reader.alive_at(reader.read_stamped([key])[0], t)
+        name = f"{prefix}-{user}"
+        log.offer(Served(search_id=name, user_key=key, at_ms=t, bundle="b", rows=rows))
+    log.close()
+    assert log.written == len(users)
+
+
+def _altered(request: pl.DataFrame, how: str) -> pl.DataFrame:
+    """The same request under another name, its newest streamed click changed or lost."""
+    features = orjson.loads(request["features"][0])
+    row = features[USER_INTRADAY.name]
+    if how == "changed":
+        row["click_items"][-1] ^= 1
+    else:
+        for column in ("click_ts", "click_events", "click_items"):
+            row[column].pop()
+    return request.with_columns(
+        search_id=pl.lit(how), features=pl.lit(orjson.dumps(features).decode())
+    )
+
+
+def _published(settings: Settings, report: parity.Report) -> str:
+    report.publish(settings)
+    return textfile.texts(settings).decode()
 
 
 def _write_history(settings: Settings) -> None:

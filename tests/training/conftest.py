@@ -2,16 +2,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 import torch
 
+from jobs.batch.build import Days, build_all
+from pagoda import store
 from pagoda.models.catalogue import Catalogue
+from pagoda.settings import Lake, Settings
 from pagoda.text import Tokenizer
 from pagoda.windows import WindowSpec
+from tests.training import shop as shops
 from tests.training import toy
 from training.data import Examples, prepare
+from training.train import train_recipe
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 MakeExamples = Callable[..., Examples]
 
@@ -20,6 +29,33 @@ MakeExamples = Callable[..., Examples]
 def _one_thread() -> None:
     """Tensors are tiny here: threads would only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shop(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """An installation with six weeks of purchases, in a namespace of its own."""
+    home = tmp_path_factory.mktemp("training")
+    (home / "lake").symlink_to(settings.lake_folder)
+    (home / "jars").symlink_to(settings.jars)
+    made = settings.model_copy(update={"home": home, "lake": Lake(namespace="training")})
+    shops.fill(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def built(shop: Settings, spark: SparkSession) -> Settings:
+    """The shop with the features that `smoke` needs, and Feast knowing them."""
+    build_all(spark, shop, Days(first=shops.smoke(shop).whole.first, last=shops.LAST))
+    store.apply(shop)
+    return shop
+
+
+@pytest.fixture(scope="session")
+def trained(built: Settings, spark: SparkSession) -> Path:
+    """The bundle of `smoke`."""
+    path, fresh = train_recipe(built, shops.smoke(built), session=spark)
+    assert fresh
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +80,7 @@ def make_examples(
             catalogue,
             tokenizer,
             spec=WindowSpec(queries=10),
+            stats=(),
             folder=Path(tmp_path_factory.mktemp("examples")),
         )
 

@@ -67,6 +67,7 @@ def test_every_problem_is_named_at_once(path: Path) -> None:
     [
         (lambda m: m.update(schema_hash="0"), "schema hash 0 at training"),
         (lambda m: m.update(feature_service="gone"), "no feature service 'gone'"),
+        (lambda m: m["windows"].update(queries=21), "windows: queries 21, rows hold 20"),
         (lambda m: m.update(width=8), r"\[60, 16\], expected \[60, 8\]"),
         (lambda m: m["model"].update(kind="other"), "model kind 'other'"),
         (lambda m: m["model"]["sizes"].update(item=7), "size mismatch"),

@@ -72,7 +72,9 @@ def test_a_line_without_a_row_and_a_doubled_row_are_refused(
     rows, lines = toy.record_batch(baskets), pl.DataFrame(toy.lines(baskets))
     for batches_, message in (([rows.slice(1)], "no feature row"), ([rows, rows], "one request")):
         with pytest.raises(ValueError, match=message):
-            prepare(batches_, lines, catalogue, tokenizer, spec=WindowSpec(), folder=tmp_path)
+            prepare(
+                batches_, lines, catalogue, tokenizer, spec=WindowSpec(), stats=(), folder=tmp_path
+            )
 
 
 def test_lines_of_items_that_the_catalogue_lacks_are_left_out(make_examples: MakeExamples) -> None:

@@ -2,128 +2,32 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import pytest
 
-from jobs.batch.build import Days, build_all
 from pagoda import dataset as datasets
-from pagoda import lake, store
+from pagoda import lake
 from pagoda.bundle import WEIGHTS, Bundle, Manifest, Request, read_manifest
-from pagoda.dataset import Dataset
 from pagoda.errors import InputError, NothingToDo
-from pagoda.ids import key_of
-from pagoda.schemas import EVENTS, ITEMS, SEARCHES, Table
-from pagoda.settings import Lake, Settings
+from pagoda.features import USER_DAY, USER_STATS, Service, View
+from pagoda.schemas import EVENTS, SEARCHES
+from pagoda.settings import Settings
+from pagoda.statistics import Statistic
+from pagoda.windows import WindowSpec
 from tests.training import toy
+from tests.training.shop import FIRST, LAST, TEST, bought, line, smoke, write
+from training import rows
 from training import train as training
 from training.evaluate import judge_bundle
-from training.inputs import Plan, plan
+from training.inputs import plan
 from training.recipes import recipe
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-FIRST, VALIDATION, TEST, LAST = (
-    date(2026, 9, 1),
-    date(2026, 9, 29),
-    date(2026, 10, 6),
-    date(2026, 10, 12),
-)
-USERS = 16
-
-
-@pytest.fixture(scope="module")
-def shop(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """An installation with six weeks of purchases, in a namespace of its own."""
-    home = tmp_path_factory.mktemp("training")
-    (home / "lake").symlink_to(settings.lake_folder)
-    (home / "jars").symlink_to(settings.jars)
-    shop = settings.model_copy(update={"home": home, "lake": Lake(namespace="training")})
-    datasets.save(
-        shop,
-        Dataset(
-            name="toy",
-            click_actions=("click", "buy"),
-            first_day=FIRST,
-            last_day=LAST,
-            validation_from=VALIDATION,
-            test_from=TEST,
-            query_protocol="made up (synthetic)",
-            fingerprint="toy",
-        ),
-    )
-    purchases = [purchase for day in range((LAST - FIRST).days + 1) for purchase in bought(day)]
-    write(shop, ITEMS, item_rows())
-    write(shop, SEARCHES, [each["search"] for each in purchases])
-    write(shop, EVENTS, [each["event"] for each in purchases])
-    return shop
-
-
-@pytest.fixture(scope="module")
-def built(shop: Settings, spark: SparkSession) -> Settings:
-    """The shop with the features that `smoke` needs, and Feast knowing them."""
-    build_all(spark, shop, Days(first=smoke(shop).whole.first, last=LAST))
-    store.apply(shop)
-    return shop
-
-
-@pytest.fixture(scope="module")
-def trained(built: Settings, spark: SparkSession) -> Path:
-    path, fresh = training.train_recipe(built, smoke(built), session=spark)
-    assert fresh
-    return path
-
-
-def smoke(shop: Settings) -> Plan:
-    return plan(recipe("smoke"), datasets.load(shop), "test")
-
-
-def bought(day: int) -> list[dict[str, dict[str, Any]]]:
-    """A third of the users buy two or three things of their shelves, each searched for."""
-    lines = []
-    for user in range(day % 3, USERS, 3):
-        dice = random.Random(day * 100 + user)
-        at = datetime(2026, 9, 1, 10, user, tzinfo=UTC) + timedelta(days=day)
-        for number in range(dice.choice((2, 3))):
-            shelf = (user + number) % 6
-            lines.append(line(f"u{user}", at, shelf, dice.choice((0, 6, 12)) + shelf))
-    return lines
-
-
-def line(user: str, at: datetime, shelf: int, item: int) -> dict[str, dict[str, Any]]:
-    name = f"{user}-{at:%m%d}-{item}"
-    common = {
-        "user_id": user,
-        "user_key": key_of("user", user),
-        "ts": at,
-        "ingested_at": at,
-        "source": "toy",
-        "search_id": f"q-{name}",
-    }
-    search = common | {"search_key": key_of("search", f"q-{name}"), "query": toy.SHELVES[shelf]}
-    event = common | {
-        "event_id": name,
-        "event_key": key_of("event", name),
-        "item_id": f"i{item}",
-        "item_key": key_of("item", f"i{item}"),
-        "action": "buy",
-    }
-    return {"search": search, "event": event}
-
-
-def item_rows() -> list[dict[str, Any]]:
-    at = datetime(2026, 9, 1, tzinfo=UTC)
-    return [row | {"updated_at": at, "source": "toy"} for row in toy.items().to_pylist()]
-
-
-def write(shop: Settings, table: Table, rows: list[dict[str, Any]]) -> None:
-    lake.open_table(shop, table).append(pa.Table.from_pylist(rows, schema=table.schema))
 
 
 def test_features_that_were_not_built_are_named_with_the_command(shop: Settings) -> None:
@@ -176,6 +80,16 @@ def test_the_bundle_is_whole_and_says_what_it_is(trained: Path) -> None:
 
 
 @pytest.mark.spark
+def test_what_a_bundle_was_trained_on_is_tagged(built: Settings, trained: Path) -> None:
+    manifest = read_manifest(trained)
+    tagged = {
+        table.name: lake.tags(lake.open_table(built, table)).get(f"bundle-{manifest.name}")
+        for table in lake.TABLES
+    }
+    assert {name: each for name, each in tagged.items() if each} == manifest.snapshots
+
+
+@pytest.mark.spark
 def test_training_again_returns_the_bundle_and_force_gives_the_same_towers(
     built: Settings, trained: Path, spark: SparkSession
 ) -> None:
@@ -199,3 +113,42 @@ def test_a_bundle_is_judged_as_it_is_served_with_the_metrics_it_says(
 ) -> None:
     bundle = Bundle.load(trained)
     assert judge_bundle(built, bundle, session=spark) == bundle.manifest.metrics
+
+
+def test_days_built_without_what_the_model_reads_are_named_with_the_command(
+    built: Settings,
+) -> None:
+    """A column that the view gained later, and windows longer than the rows were built for."""
+    collects = Statistic(aggregation="count", of=("collect",), days=7)
+    grown = replace(
+        USER_STATS,
+        columns={**USER_STATS.columns, "collects_7d": collects.type},
+        statistics={**USER_STATS.statistics, "collects_7d": collects},
+    )
+    span = smoke(built).whole
+
+    def service(view: View) -> Service:
+        return Service(name="some", description="", views=(USER_DAY, view))
+
+    rows.require_built(built, service(USER_STATS.only("buys_30d")), span, WindowSpec())
+    with pytest.raises(InputError) as refused:
+        rows.require_built(
+            built, service(grown.only("buys_30d", "collects_7d")), span, WindowSpec(queries=21)
+        )
+    days = f"rows of {span.days} days, {span.first} to {LAST}, were built for other features"
+    assert refused.value.problems == [
+        f"user_day: {days}: queries 21, rows hold 20",
+        f"user_stats: {days}: collects_7d: expected int64, count of collect over 7 days, "
+        "found no such column",
+    ]
+    assert f"features build --from {span.first} --to {LAST}" in str(refused.value)
+
+
+def test_a_recipe_whose_windows_rows_do_not_hold_is_refused(shop: Settings) -> None:
+    greedy = replace(recipe("smoke"), windows=WindowSpec(real_time=200, recent_days=12))
+    with pytest.raises(InputError, match="recipe smoke") as refused:
+        plan(greedy, datasets.load(shop), "test")
+    assert refused.value.problems == [
+        "recent_days 12, rows hold 10",
+        "clicks 300, rows hold 150",
+    ]

@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from pagoda import bundle as bundles
-from pagoda.features import SEQUENCES_V1
+from pagoda.features import SEQUENCES_V1, USER_STATS, Service
 from pagoda.ids import key_of
 from pagoda.models import towers
 from pagoda.models.catalogue import FIELDS, Catalogue
@@ -36,6 +36,7 @@ SHELVES = ("milk", "tea", "bread", "apples", "soap", "cheese")
 BRANDS = ("acme", "globex", "initech", 'o\'hara "x" \\ y')
 COLOURS = ("red", "blue", None)
 T0 = 1_790_000_000_000  # September 2026
+SMALL = MgdsprConfig(width=16, attribute_width=8, heads=2)
 
 
 def item_ids(count: int = 60) -> list[str]:
@@ -168,13 +169,20 @@ def bundle(settings: Settings, name: str = "toy", *, seed: int = 0, count: int =
     return save(settings.bundles, name, seed=seed, count=count)
 
 
-def save(folder: Path, name: str = "toy", *, seed: int = 0, count: int = 60) -> Path:
-    """The same into any folder."""
+def save(
+    folder: Path,
+    name: str = "toy",
+    *,
+    seed: int = 0,
+    count: int = 60,
+    config: towers.Config = SMALL,
+    service: Service = SEQUENCES_V1,
+) -> Path:
+    """The same into any folder, or another model that reads another service."""
     table = items(count)
     tokenizer = Tokenizer.fit([*table["title"].to_pylist(), *SHELVES], buckets=50)
     catalogue = Catalogue.build(table, tokenizer)
-    sizes = Sizes.of(catalogue, tokenizer)
-    config = MgdsprConfig(width=16, attribute_width=8, heads=2)
+    sizes = Sizes.of(catalogue, tokenizer, stats=service.columns_of(USER_STATS))
     torch.manual_seed(seed)
     model = config.build(sizes).eval()
     with torch.inference_mode():
@@ -192,8 +200,8 @@ def save(folder: Path, name: str = "toy", *, seed: int = 0, count: int = 60) -> 
             sizes=dict(bundles.as_json(sizes)),
         ),
         width=config.width,
-        feature_service=SEQUENCES_V1.name,
-        schema_hash=SEQUENCES_V1.schema_hash,
+        feature_service=service.name,
+        schema_hash=service.schema_hash,
         windows=WindowSpec(),
         counts={"items": len(catalogue)},
         snapshots={},

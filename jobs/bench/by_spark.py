@@ -1,0 +1,31 @@
+"""Histories of user-days by the production job: `history.read`, then `user_day.build`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from pyspark.sql import SparkSession
+
+from jobs.batch import history, user_day
+from pagoda import dataset, features, spark
+from pagoda.contest import measured
+from pagoda.settings import Settings
+from pagoda.windows import DAY_MS
+
+_EPOCH = date(1970, 1, 1)
+
+
+def write(
+    settings: Settings, days: list[date], to: Path, *, session: SparkSession | None = None
+) -> None:
+    """Write the rows of these days as Parquet; in a session of its own unless one is given."""
+    midnights = np.array([(day - _EPOCH).days * DAY_MS for day in days])
+    clicks = dataset.load(settings).click_actions
+    given = nullcontext(session) if session else spark.session(settings, "bench features")
+    with given as used, measured():
+        events = history.read(used, settings, click_actions=clicks, first=days[0], last=days[-1])
+        rows = user_day.build(events, days=midnights, spec=features.CANDIDATES)
+        rows.write.parquet(to.as_uri())

@@ -1,0 +1,1 @@
+"""Removing a user from everything that Pagoda keeps: `pagoda forget`."""

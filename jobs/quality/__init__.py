@@ -1,0 +1,1 @@
+"""Are the features fresh, whole and like those of the reference week?"""

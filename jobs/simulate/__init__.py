@@ -1,0 +1,1 @@
+"""Simulated shoppers over a real catalogue, with known relevance and known click noise."""

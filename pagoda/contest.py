@@ -1,0 +1,159 @@
+"""Contestants of a bench: in processes of their own, in a home of the bench's own, held equal.
+
+Each run of a contestant is a process that starts, says what it needed to start, does its work
+under `bench.Watch` and ends, so that nobody's memory, cache or warm code counts for another. The
+home is a PAGODA_HOME that the bench makes: the user's lake is neither read nor written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+
+from pagoda.bench import Cost, Watch
+from pagoda.errors import CheckFailed, InputError, MachineError
+from pagoda.settings import PROJECT_ROOT, Settings, load
+
+_MARK = "made-by-bench"
+_SAID = "contestant: "
+
+
+def require_peers() -> None:
+    """Raises: MachineError if the peers are not installed."""
+    if find_spec("duckdb") is None:
+        raise MachineError(
+            "DuckDB is not installed, a peer of this bench",
+            next_step="Install Pagoda with its extra `dev`, or run `make setup`.",
+        )
+
+
+@contextmanager
+def own_home(settings: Settings, *, keep: Path | None, need_gb: float) -> Iterator[Settings]:
+    """A home for a bench, with the jars of `settings`; deleted at the end.
+
+    Args:
+        keep: this folder instead, which stays: what a run has prepared there, the next one finds.
+        need_gb: what the bench will write at most, 10^9 bytes.
+    Raises: MachineError if the disk has less, InputError if `keep` is somebody else's folder.
+    """
+    if keep and keep.exists() and any(keep.iterdir()) and not (keep / _MARK).exists():
+        raise InputError(
+            "this folder was not made by a bench",
+            where=str(keep),
+            next_step="Name a new or empty one with --keep.",
+        )
+    home = (keep or Path(tempfile.mkdtemp(prefix="bench-", dir=settings.scratch))).absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    (home / _MARK).touch()
+    before = dict(os.environ)
+    try:
+        if (free := shutil.disk_usage(home).free / 1e9) < need_gb:
+            raise MachineError(
+                "too little disk for this bench",
+                where=str(home),
+                expected=f"{need_gb:.1f} GB free",
+                found=f"{free:.1f} GB",
+                next_step="Ask for smaller sizes, or name a folder elsewhere with --keep.",
+            )
+        if not (home / "jars").exists():
+            (home / "jars").symlink_to(settings.jars.resolve())
+        # Nothing of the user's but how Spark runs; contestants inherit it.
+        for name in [name for name in os.environ if name.startswith("PAGODA_")]:
+            del os.environ[name]
+        os.environ |= {"PAGODA_HOME": str(home), **_spark_as(settings)}
+        yield load(home=home)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        if keep is None:
+            shutil.rmtree(home)
+
+
+def run_alone(settings: Settings, module: str, *arguments: str) -> tuple[Cost, dict[str, Any]]:
+    """`python -m MODULE ARGUMENTS` on that home, to its end.
+
+    Returns: what `measured` took there, and what it said beside.
+    Raises: CheckFailed with the end of its log if it fails.
+    """
+    log = settings.logs / f"{module}.log"
+    with log.open("ab") as errors:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=PROJECT_ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    said = [line for line in done.stdout.splitlines() if line.startswith(_SAID)]
+    if done.returncode or not said:
+        raise CheckFailed(
+            f"{module} {' '.join(arguments)} failed",
+            where=str(log),
+            found=log.read_text()[-2_000:],
+        )
+    answer = orjson.loads(said[-1].removeprefix(_SAID))
+    return Cost(**answer.pop("cost")), answer
+
+
+@contextmanager
+def measured(**beside: Any) -> Iterator[None]:
+    """In a contestant's process: the work. What came before it is its start."""
+    start_s = time.time() - psutil.Process().create_time()
+    with Watch() as watch:
+        yield
+    said = {"cost": vars(watch.cost), "start_s": round(start_s, 1), **beside}
+    sys.stdout.write(_SAID + orjson.dumps(said).decode() + "\n")
+
+
+def differences(one: Path, other: Path, columns: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Rows in which two folders of Parquet differ; the first few, in words.
+
+    Rows are compared by a hash of 64 bits over all columns, those of one key in the order of their
+    hashes: memory holds a number a row, not the rows.
+
+    Args:
+        columns: SQL for what is compared; `keys`: the names of those that say which row it is.
+    """
+    import duckdb
+
+    named = ", ".join(keys)
+    side = f"""
+      SELECT {named}, hash, row_number() OVER (PARTITION BY {named} ORDER BY hash) AS nth
+      FROM (SELECT {named}, hash({", ".join(columns)}) AS hash FROM read_parquet(?))
+    """  # noqa: S608
+    with duckdb.connect(config={"threads": len(os.sched_getaffinity(0))}) as connection:
+        found = connection.execute(
+            f"""
+            WITH one AS ({side}), other AS ({side})
+            SELECT {named},
+              CASE WHEN one.hash IS NULL THEN 'only in the second'
+                   WHEN other.hash IS NULL THEN 'only in the first'
+                   ELSE 'other values' END
+            FROM one FULL JOIN other USING ({named}, nth)
+            WHERE one.hash IS DISTINCT FROM other.hash
+            ORDER BY ALL LIMIT 5
+            """,  # noqa: S608
+            [f"{one}/*.parquet", f"{other}/*.parquet"],
+        ).fetchall()
+    return [", ".join(map(str, row)) for row in found]
+
+
+def _spark_as(settings: Settings) -> dict[str, str]:
+    return {
+        f"PAGODA_SPARK__{name.upper()}": value
+        if isinstance(value, str)
+        else orjson.dumps(value).decode()
+        for name, value in settings.spark.model_dump().items()
+    }

@@ -1,0 +1,1 @@
+"""The benches in short: that contestants do the same, never how fast."""
