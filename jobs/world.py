@@ -1,28 +1,24 @@
-"""A PAGODA_HOME of a check's or a bench's own: the user's servers and data are never touched.
-
-What the user's environment says of servers does not count in it, and a folder that was not made
-here is refused.
-"""
+"""A private home (`pagoda.private_home`) with servers and jobs of its own running in it."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from pagoda import servers
-from pagoda.errors import CheckFailed, InputError
+from pagoda import private_home, servers
+from pagoda.console import people
+from pagoda.errors import CheckFailed
 from pagoda.servers import SERVERS
 from pagoda.servers.program import PYTHON
 from pagoda.settings import PROJECT_ROOT, Settings, load
 
-_MARK = "made-by-pagoda-for-itself"
-_KEPT = ("PAGODA_SPARK", "PAGODA_DEBUG")  # of the environment; servers are the world's own
+_MAKER = "this command"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,38 +83,29 @@ def world(
         environment: what its jobs and servers are told beside.
     Raises: InputError if the folder is somebody else's.
     """
-    _make(home, jars)
-    before = dict(os.environ)
-    for name in list(os.environ):
-        if name.startswith("PAGODA_") and not name.startswith(_KEPT):
-            del os.environ[name]
-    os.environ.update(environment or {})
-    os.environ["PAGODA_HOME"] = str(home)
-    made = World(home=home, settings=load(home=home))
-    try:
-        yield made
-    finally:
+    private_home.make(home, maker=_MAKER, jars=jars, option="--home")
+    with private_home.entered(home, environment) as settings:
+        made = World(home=home, settings=settings)
         try:
-            made.down()
+            yield made
         finally:
-            os.environ.clear()
-            os.environ.update(before)
+            made.down()
 
 
 def remove(home: Path) -> None:
     """Delete a world's folder, if it is one."""
-    if (home / _MARK).exists():
-        shutil.rmtree(home)
+    private_home.remove(home, maker=_MAKER)
 
 
-def _make(home: Path, jars: Path) -> None:
-    if home.exists() and any(home.iterdir()) and not (home / _MARK).exists():
-        raise InputError(
-            "this folder was not made by this command: its servers are not touched",
-            where=str(home),
-            next_step="Name a folder that is empty or does not exist with --home.",
-        )
-    home.mkdir(parents=True, exist_ok=True)
-    (home / _MARK).touch()
-    if not (home / "jars").exists():
-        (home / "jars").symlink_to(jars.resolve())
+@contextmanager
+def passing_world(settings: Settings, *, keep: bool) -> Iterator[World]:
+    """A world in a new folder, which is deleted at the end; with `keep` it is named instead."""
+    home = Path(tempfile.mkdtemp(prefix="pagoda-bench-"))
+    try:
+        with world(home, jars=settings.jars) as made:
+            yield made
+    finally:
+        if keep:
+            people.print(f"left behind: {home}", highlight=False)
+        else:
+            remove(home)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,11 +22,14 @@ from typing import Any
 import orjson
 import psutil
 
+from pagoda import lake, private_home
 from pagoda.bench import Cost, Watch
-from pagoda.errors import CheckFailed, InputError, MachineError
-from pagoda.settings import PROJECT_ROOT, Settings, load
+from pagoda.errors import CheckFailed, MachineError
+from pagoda.schemas import Table
+from pagoda.settings import PROJECT_ROOT, Settings
 
-_MARK = "made-by-bench"
+MEMORY_LIMIT = "6GB"  # of DuckDB
+_MAKER = "a bench"
 _SAID = "contestant: "
 
 
@@ -48,16 +51,8 @@ def own_home(settings: Settings, *, keep: Path | None, need_gb: float) -> Iterat
         need_gb: what the bench will write at most, 10^9 bytes.
     Raises: MachineError if the disk has less, InputError if `keep` is somebody else's folder.
     """
-    if keep and keep.exists() and any(keep.iterdir()) and not (keep / _MARK).exists():
-        raise InputError(
-            "this folder was not made by a bench",
-            where=str(keep),
-            next_step="Name a new or empty one with --keep.",
-        )
     home = (keep or Path(tempfile.mkdtemp(prefix="bench-", dir=settings.scratch))).absolute()
-    home.mkdir(parents=True, exist_ok=True)
-    (home / _MARK).touch()
-    before = dict(os.environ)
+    private_home.make(home, maker=_MAKER, jars=settings.jars, option="--keep")
     try:
         if (free := shutil.disk_usage(home).free / 1e9) < need_gb:
             raise MachineError(
@@ -67,18 +62,11 @@ def own_home(settings: Settings, *, keep: Path | None, need_gb: float) -> Iterat
                 found=f"{free:.1f} GB",
                 next_step="Ask for smaller sizes, or name a folder elsewhere with --keep.",
             )
-        if not (home / "jars").exists():
-            (home / "jars").symlink_to(settings.jars.resolve())
-        # Nothing of the user's but how Spark runs; contestants inherit it.
-        for name in [name for name in os.environ if name.startswith("PAGODA_")]:
-            del os.environ[name]
-        os.environ |= {"PAGODA_HOME": str(home), **_spark_as(settings)}
-        yield load(home=home)
+        with private_home.entered(home, _spark_as(settings)) as own:
+            yield own
     finally:
-        os.environ.clear()
-        os.environ.update(before)
         if keep is None:
-            shutil.rmtree(home)
+            private_home.remove(home, maker=_MAKER)
 
 
 def run_alone(settings: Settings, module: str, *arguments: str) -> tuple[Cost, dict[str, Any]]:
@@ -115,6 +103,33 @@ def measured(**beside: Any) -> Iterator[None]:
         yield
     said = {"cost": vars(watch.cost), "start_s": round(start_s, 1), **beside}
     sys.stdout.write(_SAID + orjson.dumps(said).decode() + "\n")
+
+
+def files(settings: Settings, table: Table) -> list[str]:
+    """What peers read: the table's data files, of a lake that has no delete files beside them."""
+    tasks = list(lake.open_table(settings, table).scan().plan_files())
+    assert not any(task.delete_files for task in tasks)
+    return [task.file.file_path.removeprefix("file://") for task in tasks]
+
+
+def duckdb_config(settings: Settings) -> dict[str, str | bool | int | float | list[str]]:
+    """All cores, and beyond `MEMORY_LIMIT` the disk."""
+    return {
+        "threads": len(os.sched_getaffinity(0)),
+        "memory_limit": MEMORY_LIMIT,
+        "temp_directory": str(settings.scratch / "duckdb"),
+    }
+
+
+def require_equal(folders: Mapping[str, Path], columns: Sequence[str], keys: Sequence[str]) -> None:
+    """Every contestant's rows are those of the first; see `differences`.
+
+    Raises: CheckFailed naming rows in which contestants differ.
+    """
+    (first, rows), *others = folders.items()
+    for name, folder in others:
+        if found := differences(rows, folder, columns, keys):
+            raise CheckFailed(f"rows of {first} and {name} differ", problems=found)
 
 
 def differences(one: Path, other: Path, columns: Sequence[str], keys: Sequence[str]) -> list[str]:

@@ -17,8 +17,7 @@ import typer
 from pagoda import settings, store
 from pagoda.bench import Cost, interleaved, median, report
 from pagoda.console import people, run
-from pagoda.contest import differences, own_home, require_peers, run_alone
-from pagoda.errors import CheckFailed
+from pagoda.contest import own_home, require_equal, require_peers, run_alone
 from pagoda.settings import Settings
 from training import bench_rows
 
@@ -83,12 +82,7 @@ def contest(
     costs = interleaved(
         {name: partial(_run, home, name, asked, starts) for name in NAMES}, rounds=rounds
     )
-    for name in NAMES[1:]:
-        found = differences(
-            _folder(home, NAMES[0]), _folder(home, name), COMPARED, ("user_key", "t_ms")
-        )
-        if found:
-            raise CheckFailed(f"rows of {NAMES[0]} and {name} differ", problems=found)
+    require_equal({name: _folder(home, name) for name in NAMES}, COMPARED, ("user_key", "t_ms"))
     return held, costs, starts
 
 

@@ -9,7 +9,6 @@ first drop every row that a newer one had overtaken before it was known.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,17 +19,14 @@ import typer
 from feast.infra.offline_stores.contrib.spark_offline_store.spark import SparkOfflineStore
 from pyspark.sql import SparkSession
 
-from pagoda import lake, settings, spark
+from pagoda import settings, spark
 from pagoda.asof import AsOfOfflineStore
 from pagoda.console import run
-from pagoda.contest import measured
-from pagoda.features import View
+from pagoda.contest import MEMORY_LIMIT, duckdb_config, files, measured
 from pagoda.settings import Settings
 from pagoda.windows import DAY_MS
 from training import rows
 from training.bench_rows import SERVICE
-
-MEMORY_LIMIT = "6GB"  # of DuckDB; beyond it it works on disk
 
 app = typer.Typer(help="One contestant of `pagoda bench pit`.")
 
@@ -74,14 +70,9 @@ def _feasts_plan() -> Iterator[None]:
 def by_duckdb(loaded: Settings, requests: Path, to: Path) -> None:
     """DuckDB's ASOF join, a view after the other."""
     to.mkdir(parents=True)
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "threads": len(os.sched_getaffinity(0)),
-        "memory_limit": MEMORY_LIMIT,
-        "temp_directory": str(loaded.scratch / "duckdb"),
-    }
-    joins, columns, files = "", "", {}
+    joins, columns, paths = "", "", {}
     for view in SERVICE.views:
-        files[view.name] = _files(loaded, view)
+        paths[view.name] = files(loaded, view.table)
         valid = (
             f"epoch_ms({view.name}.event_timestamp) >= asked_ms - {(view.ttl_days or 0) * DAY_MS}"
         )
@@ -104,7 +95,10 @@ def by_duckdb(loaded: Settings, requests: Path, to: Path) -> None:
           ) AS {view.name}
           ON asked.user_key = {view.name}.user_key AND asked_ms >= {view.name}.known
         """  # noqa: S608
-    with duckdb.connect(config=config) as connection, measured(memory_limit=MEMORY_LIMIT):
+    with (
+        duckdb.connect(config=duckdb_config(loaded)) as connection,
+        measured(memory_limit=MEMORY_LIMIT),
+    ):
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(
             f"""
@@ -113,21 +107,21 @@ def by_duckdb(loaded: Settings, requests: Path, to: Path) -> None:
               FROM (SELECT *, t_ms - 1 AS asked_ms FROM read_parquet($requests)) AS asked {joins}
             ) TO '{to}' (FORMAT parquet, COMPRESSION snappy, PER_THREAD_OUTPUT)
             """,  # noqa: S608
-            {"requests": str(requests), **files},
+            {"requests": str(requests), **paths},
         )
 
 
 def by_polars(loaded: Settings, requests: Path, to: Path) -> None:
     """Polars' `join_asof`, a view after the other."""
     to.mkdir(parents=True)
-    files = {view.name: _files(loaded, view) for view in SERVICE.views}
+    paths = {view.name: files(loaded, view.table) for view in SERVICE.views}
     with measured():
         asked = pl.scan_parquet(requests).with_columns(at=pl.col("t_ms") - 1).sort("at")
         for view in SERVICE.views:
             known = pl.max_horizontal("event_timestamp", "created")
             version = pl.struct("event_timestamp", "created").rank("dense")
             held = (
-                pl.scan_parquet(files[view.name])
+                pl.scan_parquet(paths[view.name])
                 .select(
                     "user_key",
                     known.dt.epoch("ms").alias("known"),
@@ -152,11 +146,6 @@ def by_polars(loaded: Settings, requests: Path, to: Path) -> None:
                 .drop("version", "row_ms", "known", strict=False)
             )
         asked.drop("at").collect().write_parquet(to / "rows.parquet", compression="snappy")
-
-
-def _files(loaded: Settings, view: View) -> list[str]:
-    tasks = list(lake.open_table(loaded, view.table).scan().plan_files())
-    return [task.file.file_path.removeprefix("file://") for task in tasks]
 
 
 if __name__ == "__main__":

@@ -6,20 +6,18 @@ so it writes no late versions, which production's job does.
 
 from __future__ import annotations
 
-import os
 from datetime import date
 from pathlib import Path
 
 import duckdb
 
-from jobs.bench import inputs
+from jobs.bench.inputs import robot_days
 from pagoda import dataset, features
-from pagoda.contest import measured
+from pagoda.contest import MEMORY_LIMIT, duckdb_config, files, measured
 from pagoda.schemas import EVENTS, SEARCHES
 from pagoda.settings import Settings
 from pagoda.windows import LONG_TERM_ACTIONS, WindowSpec
 
-MEMORY_LIMIT = "6GB"  # beyond it DuckDB works on disk
 _KINDS = (*LONG_TERM_ACTIONS, "query")
 
 _HISTORY = """
@@ -53,19 +51,13 @@ ANTI JOIN robots ON happened.user_key = robots.user_key AND CAST(happened.ts AS 
 
 def write(settings: Settings, days: list[date], to: Path) -> None:
     """Write the rows of these days as Parquet."""
-    robots = inputs.robot_days(settings).to_arrow()
+    robots = robot_days(settings).to_arrow()
     given = {
-        "events": inputs.files(settings, EVENTS),
-        "searches": inputs.files(settings, SEARCHES),
+        "events": files(settings, EVENTS),
+        "searches": files(settings, SEARCHES),
         "clicks": list(dataset.load(settings).click_actions),
     }
-    spill = settings.scratch / "duckdb"
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "threads": len(os.sched_getaffinity(0)),
-        "memory_limit": MEMORY_LIMIT,
-        "temp_directory": str(spill),
-        "preserve_insertion_order": False,
-    }
+    config = {**duckdb_config(settings), "preserve_insertion_order": False}
     to.mkdir()
     with duckdb.connect(config=config) as connection, measured(memory_limit=MEMORY_LIMIT):
         connection.execute("SET TimeZone = 'UTC'")

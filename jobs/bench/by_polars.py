@@ -12,9 +12,9 @@ from pathlib import Path
 
 import polars as pl
 
-from jobs.bench import inputs
+from jobs.bench.inputs import robot_days
 from pagoda import dataset, features
-from pagoda.contest import measured
+from pagoda.contest import files, measured
 from pagoda.schemas import EVENTS, SEARCHES
 from pagoda.settings import Settings
 from pagoda.windows import LONG_TERM_ACTIONS, WindowSpec
@@ -25,8 +25,8 @@ _CHUNK_EVENTS = 250_000  # whole users: rows are many times what they are made o
 
 def write(settings: Settings, days: list[date], to: Path) -> None:
     """Write the rows of these days as Parquet."""
-    robots = inputs.robot_days(settings)
-    events, searches = inputs.files(settings, EVENTS), inputs.files(settings, SEARCHES)
+    robots = robot_days(settings)
+    events, searches = files(settings, EVENTS), files(settings, SEARCHES)
     clicks = dataset.load(settings).click_actions
     to.mkdir()
     with measured():

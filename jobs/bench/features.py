@@ -21,8 +21,7 @@ from jobs.bench.contestant import NAMES
 from pagoda import features, settings
 from pagoda.bench import Cost, interleaved, median, report
 from pagoda.console import people, run
-from pagoda.contest import differences, own_home, require_peers, run_alone
-from pagoda.errors import CheckFailed
+from pagoda.contest import own_home, require_equal, require_peers, run_alone
 from pagoda.settings import Settings
 
 _GB_PER_MILLION = 0.8  # the lake, and three contestants' rows at a time
@@ -86,14 +85,10 @@ def contest(
     held = shop.prepare(home, events=events, seed=seed)
     starts: dict[str, float] = {}
     costs = interleaved({name: partial(_run, home, name, starts) for name in NAMES}, rounds=rounds)
-    for name in NAMES[1:]:
-        found = differences(
-            _folder(home, NAMES[0]), _folder(home, name), COMPARED, ("user_key", "day")
-        )
-        if found:
-            raise CheckFailed(f"rows of {NAMES[0]} and {name} differ", problems=found)
-    for name in NAMES:
-        shutil.rmtree(_folder(home, name))
+    folders = {name: _folder(home, name) for name in NAMES}
+    require_equal(folders, COMPARED, ("user_key", "day"))
+    for folder in folders.values():
+        shutil.rmtree(folder)
     return held, costs, starts
 
 

@@ -1,19 +1,12 @@
-"""What the peers of `pagoda bench features` read: the lake's own files, found as Iceberg says."""
+"""What the peers of `pagoda bench features` are told beside the lake's own files."""
 
 from __future__ import annotations
 
 import polars as pl
 
 from pagoda import lake
-from pagoda.schemas import ROBOTS, Table
+from pagoda.schemas import ROBOTS
 from pagoda.settings import Settings
-
-
-def files(settings: Settings, table: Table) -> list[str]:
-    """The table's data files; a lake that was imported once has no delete files beside them."""
-    tasks = list(lake.open_table(settings, table).scan().plan_files())
-    assert not any(task.delete_files for task in tasks)
-    return [task.file.file_path.removeprefix("file://") for task in tasks]
 
 
 def robot_days(settings: Settings) -> pl.DataFrame:

@@ -13,13 +13,11 @@ Feast itself, in a private PAGODA_HOME with a Redis of its own.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -28,10 +26,10 @@ import psutil
 import pyarrow as pa
 import typer
 
-from jobs.world import World, remove, world
+from jobs.world import World, passing_world
 from pagoda import features, online_layout, store
 from pagoda.bench import Cost, interleaved, median, report
-from pagoda.console import people, run
+from pagoda.console import run
 from pagoda.errors import CheckFailed
 from pagoda.features import CANDIDATES, SEQUENCES_STATS_V1, USER_INTRADAY, View
 from pagoda.ids import key_of
@@ -80,15 +78,8 @@ def main(
     """Read one user's features: Pagoda, Feast, a bare HMGET. Rows are made up."""
     settings = load()
     asked = Asked(users=users, full=full, calls=calls, rounds=rounds, seed=seed)
-    home = Path(tempfile.mkdtemp(prefix="pagoda-bench-"))
-    try:
-        with world(home, jars=settings.jars) as private:
-            rows, facts = bench(private.up(["redis"], config=""), asked)
-    finally:
-        if keep:
-            people.print(f"left behind: {home}", highlight=False)
-        else:
-            remove(home)
+    with passing_world(settings, keep=keep) as private:
+        rows, facts = bench(private.up(["redis"], config=""), asked)
     report(settings, "online", rows, facts=facts, as_json=as_json)
 
 

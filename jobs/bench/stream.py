@@ -13,7 +13,6 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -33,10 +31,10 @@ from jobs.bench.traffic import Traffic, fill
 from jobs.checks.positions import Ends, Positions
 from jobs.simulate.live import Clock, Outlet, Plan
 from jobs.stream import readiness
-from jobs.world import World, remove, world
+from jobs.world import World, passing_world
 from pagoda import topics
 from pagoda.bench import Cost, Watch, interleaved, median, report
-from pagoda.console import people, run
+from pagoda.console import run
 from pagoda.errors import CheckFailed
 from pagoda.features import CANDIDATES, SEQUENCES_V1, USER_INTRADAY
 from pagoda.ids import key_of
@@ -97,15 +95,8 @@ def main(
         rounds=rounds,
         seed=seed,
     )
-    home = Path(tempfile.mkdtemp(prefix="pagoda-bench-"))
-    try:
-        with world(home, jars=settings.jars) as private:
-            rows, facts = bench(private.up(["kafka", "redis"], config=_CONFIG), asked)
-    finally:
-        if keep:
-            people.print(f"left behind: {home}", highlight=False)
-        else:
-            remove(home)
+    with passing_world(settings, keep=keep) as private:
+        rows, facts = bench(private.up(["kafka", "redis"], config=_CONFIG), asked)
     report(settings, "stream", rows, facts=facts, as_json=as_json)
 
 
