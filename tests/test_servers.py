@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -112,6 +113,25 @@ def test_a_taken_port_is_left_for_another_that_stays(
     assert moved.redis.port != running.redis.port
     servers.down(home)
     assert servers.up(load(home=home.home), ["redis"]).redis.port == moved.redis.port
+
+
+def test_a_homes_ports_stay_its_own_while_its_supervisor_lives(new_home: NewHome) -> None:
+    first, second = new_home(), new_home()
+    held = servers.up(first, ["redis"]).redis.port
+    servers.down(first, ["redis"])  # as if it had been killed: nobody listens
+    other = servers.up(second, ["redis"]).redis.port
+    assert other != held
+    assert servers.up(load(home=first.home), ["redis"]).redis.port == held
+    servers.down(first)
+    servers.down(second, ["redis"])
+    assert servers.up(load(home=second.home), ["redis"]).redis.port == other
+
+
+def test_homes_that_start_together_share_no_port(new_home: NewHome) -> None:
+    homes = [new_home() for _ in range(3)]
+    with ThreadPoolExecutor() as pool:
+        running = list(pool.map(lambda home: servers.up(home, ["redis"]), homes))
+    assert len({each.redis.port for each in running}) == len(homes)
 
 
 def test_settings_loaded_before_a_port_moved_still_find_the_server(home: Settings) -> None:

@@ -48,6 +48,12 @@ def of(home: Path, servers: Iterable[str] | None = None) -> dict[int, str]:
     return found
 
 
+def homes(server: str) -> set[Path]:
+    """Every PAGODA_HOME on this machine that has a living process of that server."""
+    owners = filter(None, map(owner, psutil.pids()))
+    return {Path(home) for home, found in owners if found == server}
+
+
 def end(find: Callable[[], Iterable[int]], *, grace_s: float) -> set[int]:
     """Ask processes to end, SIGKILL what still lives after the grace.
 

@@ -2,6 +2,9 @@
 
 `run/ports.json` remembers every port of this PAGODA_HOME; `run/endpoints.toml` holds those that
 settings carry, below the user's own settings. A port that the user has chosen is never moved.
+
+While a home's supervisor lives its ports are its own, also those of a server that was killed and is
+about to start again: other homes on the machine do not take them.
 """
 
 from __future__ import annotations
@@ -9,25 +12,29 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import tomllib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
-from pagoda.errors import MachineError
+from pagoda.errors import Conflict, MachineError
 from pagoda.servers import leftovers
 from pagoda.servers.catalogue import SERVERS
 from pagoda.servers.program import Port, Ports, Server
+from pagoda.servers.supervisor import NAME as SUPERVISOR
 from pagoda.settings import Settings
 
 _TRIES = 500
+_LOCK_WITHIN_S = 30
 
 
 def recorded(settings: Settings, server: Server) -> dict[str, int]:
     """The ports that the server had last time; empty if it never ran here."""
-    return _read(settings).get(server.name, {})
+    return _read(settings.run).get(server.name, {})
 
 
 def allocate(settings: Settings, servers: Iterable[Server]) -> tuple[Settings, dict[str, Ports]]:
@@ -36,26 +43,25 @@ def allocate(settings: Settings, servers: Iterable[Server]) -> tuple[Settings, d
     Returns: settings with these addresses in them, and server name to its ports.
     Raises: MachineError if a port that the user has chosen is taken.
     """
-    remembered = _read(settings)
-    chosen: dict[str, Ports] = {}
-    for server in servers:
-        others = {
-            port
-            for name, each in remembered.items()
-            if name != server.name
-            for port in each.values()
-        }
-        ports: dict[str, int] = {}
-        for port in server.ports:
-            last = remembered.get(server.name, {}).get(port.name)
-            given = chosen_by_user(settings, server, port)
-            if given is not None:
-                _require_free(given, f"{server.name}'s {port.name} port")
-                ports[port.name] = given
-            else:
-                ports[port.name] = _choose(port.default, last, others | set(ports.values()))
-        remembered[server.name] = chosen[server.name] = ports
-    _write(settings, remembered)
+    with _one_home_at_a_time():
+        elsewhere = _of_other_homes(settings.home)
+        remembered = _read(settings.run)
+        chosen: dict[str, Ports] = {}
+        for server in servers:
+            last = remembered.pop(server.name, {})
+            taken = elsewhere.union(*(each.values() for each in remembered.values()))
+            ports: dict[str, int] = {}
+            for port in server.ports:
+                given = chosen_by_user(settings, server, port)
+                if given is not None:
+                    _require_free(given, f"{server.name}'s {port.name} port")
+                    ports[port.name] = given
+                else:
+                    ports[port.name] = _choose(
+                        port.default, last.get(port.name), taken.union(ports.values())
+                    )
+            remembered[server.name] = chosen[server.name] = ports
+        _write(settings, remembered)
     return settings_with(settings, chosen), chosen
 
 
@@ -85,7 +91,7 @@ def with_recorded(settings: Settings) -> Settings:
 
     Settings that were loaded before an `up` do not know where it found free ports.
     """
-    remembered = _read(settings)
+    remembered = _read(settings.run)
     unsaid = {
         server.name: {
             port.name: remembered[server.name][port.name]
@@ -174,9 +180,31 @@ def _addresses(chosen: Mapping[str, Ports]) -> dict[tuple[str, str], int | str]:
     }
 
 
-def _read(settings: Settings) -> dict[str, dict[str, int]]:
+@contextmanager
+def _one_home_at_a_time() -> Iterator[None]:
+    """Of this user: what one home has chosen is written before the next one looks."""
+    lock = Path(tempfile.gettempdir()) / f"pagoda-ports-{os.getuid()}.lock"
     try:
-        text = (settings.run / "ports.json").read_text()
+        with FileLock(lock, timeout=_LOCK_WITHIN_S, mode=0o600):
+            yield
+    except Timeout:
+        raise Conflict("another `pagoda up` is still choosing ports", where=str(lock)) from None
+
+
+def _of_other_homes(home: Path) -> set[int]:
+    """All ports of homes on this machine whose supervisor lives, in use at the moment or not."""
+    return {
+        port
+        for other in leftovers.homes(SUPERVISOR)
+        if other != home.resolve()
+        for each in _read(other / "run").values()
+        for port in each.values()
+    }
+
+
+def _read(run: Path) -> dict[str, dict[str, int]]:
+    try:
+        text = (run / "ports.json").read_text()
     except FileNotFoundError:
         return {}
     found: dict[str, dict[str, int]] = json.loads(text)
