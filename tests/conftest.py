@@ -1,7 +1,10 @@
 """Fixtures that rooms share: one PAGODA_HOME, one Spark session, one set of servers for all tests.
 
 The servers are the production ones, started by the production `up`; they end with the session,
-also on Ctrl-C. Rooms keep their own fixtures in their own folders.
+however that ends (`tests.guard`). Rooms keep their own fixtures in their own folders.
+
+`make test` runs two sessions at once, `LANES`, each with servers and a Spark of its own: tests
+often wait for a server, and leave the other session a core.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -65,6 +70,11 @@ for name, max_examples in (("mutation", 12), ("mutation-thorough", 80)):
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pagoda"))
+# Of about the same length; the last one has all the other rooms.
+LANES = {
+    "road": {"road", "dags", "serving", "index", "test_servers.py", "test_stages.py"},
+    "rooms": set[str](),
+}
 NewHome = Callable[[], Settings]
 Home = Callable[[str], Settings]
 _FETCHED = load(home=home_folder())
@@ -76,8 +86,12 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make mutate` wants to know soon: the quickest tests first, by what mutmut has measured."""
-    measured = Path("mutmut-stats.json")  # it runs the tests in its folder
+    """Give each test its lane; and `make mutate`, which wants to know soon, the quickest first."""
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        lane = next(name for name, rooms in LANES.items() if room in rooms or not rooms)
+        item.add_marker(pytest.mark.xdist_group(lane))
+    measured = Path("mutmut-stats.json")  # of the folder in which mutmut runs the tests
     if measured.exists():
         seconds = json.loads(measured.read_text())["duration_by_test"]
         items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
@@ -181,12 +195,17 @@ class _Home:
     """A PAGODA_HOME in a short path, with the jars that `make setup` fetched."""
 
     def __enter__(self) -> Settings:
-        self._path = Path(tempfile.mkdtemp(prefix="pagoda-"))
+        path = Path(tempfile.mkdtemp(prefix="pagoda-"))
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "tests.guard", path],
+            cwd=PROJECT_ROOT,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         jars.fetch(_FETCHED)
-        (self._path / "jars").symlink_to(_FETCHED.jars)
-        self._settings = load(home=self._path)
-        return self._settings
+        (path / "jars").symlink_to(_FETCHED.jars)
+        return load(home=path)
 
     def __exit__(self, *_: object) -> None:
-        servers.down(self._settings)
-        shutil.rmtree(self._path)
+        self._guard.communicate()
+        assert self._guard.returncode == 0
