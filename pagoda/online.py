@@ -8,6 +8,7 @@ layout from `pagoda.online_layout`; a contract test holds it equal to `get_onlin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, cast
 
 import redis
@@ -41,6 +42,11 @@ class OnlineReader:
         self._views = service.views
         self._keys = Keys(entities.pop())
         self._fields = [field for view in service.views for field in online_layout.fields(view)]
+        ends = accumulate(len(view.columns) + 1 for view in service.views)
+        self._places = [
+            (view, end - len(view.columns) - 1, end)
+            for view, end in zip(service.views, ends, strict=True)
+        ]
         self._client = client or connect(settings)
 
     def read(self, key: int, now_ms: int) -> dict[str, Row | None]:
@@ -52,16 +58,11 @@ class OnlineReader:
 
     def read_many(self, keys: Sequence[int], now_ms: int) -> list[dict[str, Row | None]]:
         """`read` for many entities in one round trip, in the order of `keys`."""
-        return [
-            self.valid_at(self._decode(key, values), now_ms)
-            for key, values in zip(keys, self._fetch(keys), strict=True)
-        ]
+        return [self.valid_at(rows, now_ms) for rows in self.read_stamped(keys)]
 
     def read_stamped(self, keys: Sequence[int]) -> list[dict[str, StampedRow | None]]:
         """Rows with the time they are valid from, TTL not applied."""
-        return [
-            self._decode(key, values) for key, values in zip(keys, self._fetch(keys), strict=True)
-        ]
+        return self._decode(keys, self._fetch(keys))
 
     def valid_at(self, rows: dict[str, StampedRow | None], now_ms: int) -> dict[str, Row | None]:
         """What `read` would give of these rows at that moment: TTL applied."""
@@ -104,22 +105,25 @@ class OnlineReader:
         except redis.RedisError as error:
             raise DependencyDown("redis", str(error)) from error
 
-    def _decode(self, key: int, values: list[bytes | None]) -> dict[str, StampedRow | None]:
-        rows: dict[str, StampedRow | None] = {}
-        at = 0
-        for view in self._views:
-            width = len(view.columns) + 1
-            try:
-                rows[view.name] = online_layout.decode(view, values[at : at + width])
-            except Damaged as error:
-                raise InputError(
-                    f"the row cannot be decoded: {error}",
-                    where=f"online store, view {view.name}, {view.entity} {key}",
-                    next_step="Write it again: `pagoda stream rebuild` for the stream's own view, "
-                    "`pagoda features materialise` for the others.",
-                ) from error
-            at += width
-        return rows
+    def _decode(
+        self, keys: Sequence[int], found: Sequence[list[bytes | None]]
+    ) -> list[dict[str, StampedRow | None]]:
+        parts = [(view, values[start:end]) for values in found for view, start, end in self._places]
+        decoded = iter(online_layout.decode(parts))
+        return [
+            {view.name: _sound(next(decoded), view, key) for view in self._views} for key in keys
+        ]
+
+
+def _sound(row: StampedRow | Damaged | None, view: View, key: int) -> StampedRow | None:
+    if isinstance(row, Damaged):
+        raise InputError(
+            f"the row cannot be decoded: {row}",
+            where=f"online store, view {view.name}, {view.entity} {key}",
+            next_step="Write it again: `pagoda stream rebuild` for the stream's own view, "
+            "`pagoda features materialise` for the others.",
+        )
+    return row
 
 
 def connect(

@@ -16,15 +16,17 @@ import importlib.util
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import mmh3
+import numpy as np
 import pyarrow as pa
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from pagoda import varints
 from pagoda.features import View
 from pagoda.schemas import INT64S, TEXTS
 
@@ -62,6 +64,9 @@ _KIND: Mapping[str, pa.DataType] = {
     "bool_val": pa.bool_(),
 }
 _LISTS = frozenset({"int64_list_val", "string_list_val"})
+# How a Value begins that holds a list of integers, and how that list begins.
+_INTEGERS: bytes = Value(int64_list_val=_VALUE_PB2.Int64List()).SerializeToString()[:1]
+_PACKED: bytes = _VALUE_PB2.Int64List(val=[1]).SerializeToString()[:1]
 
 
 class Damaged(Exception):
@@ -75,7 +80,7 @@ class StampedRow:
     Attributes:
         valid_from_ms: the row's event time, epoch milliseconds: for `user_intraday` when the
             stream wrote it.
-        values: column to value: list, str, int, float, bool or None.
+        values: column to value: an int64 array, a list of str, str, int, float, bool or None.
     """
 
     valid_from_ms: int
@@ -114,22 +119,28 @@ def fields(view: View) -> list[bytes]:
     return [_field(f"{view.name}:{column}") for column in view.columns] + [stamp_field(view)]
 
 
-def decode(view: View, held: Sequence[bytes | None]) -> StampedRow | None:
-    """The row in the values of `fields(view)`; None where there is none. Raises: Damaged."""
-    stamp = held[-1]
-    if stamp is None:
-        return None
-    valid_from_ms = time_in(stamp)
-    if valid_from_ms is None:
-        raise Damaged("its time cannot be read")
+def decode(
+    parts: Sequence[tuple[View, Sequence[bytes | None]]],
+) -> list[StampedRow | Damaged | None]:
+    """Rows from the values of their view's `fields`, of any views and entities together.
+
+    Returns: for each its row, None where there is none, or what is wrong with it.
+    """
+    lists = _Lists()
+    rows = [_decode(view, held, lists) for view, held in parts]
     try:
-        values = {
-            column: _value(kind, raw)
-            for (column, kind), raw in zip(view.columns.items(), held[:-1], strict=True)
-        }
-    except DecodeError as error:
-        raise Damaged(str(error)) from error
-    return StampedRow(valid_from_ms=valid_from_ms, values=values)
+        lists.fill()
+    except varints.Unreadable as error:
+        return [Damaged(str(error))] if len(parts) == 1 else [decode([each])[0] for each in parts]
+    return rows
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """The row with lists instead of arrays, to compare or to print."""
+    return {
+        column: value.tolist() if isinstance(value, np.ndarray) else value
+        for column, value in row.items()
+    }
 
 
 def encode(view: View, columns: Row) -> dict[bytes, bytes]:
@@ -164,6 +175,70 @@ def _field(name: str) -> bytes:
     return struct.pack("<I", mmh3.hash(name, signed=False))
 
 
+class _Lists:
+    """Lists of integers that are decoded together, and the rows that they belong to."""
+
+    def __init__(self) -> None:
+        self._packed: list[bytes] = []
+        self._places: list[tuple[dict[str, Any], str]] = []
+
+    def take(self, raw: bytes, values: dict[str, Any], column: str) -> bool:
+        """Whether `raw` is such a list: then `fill` puts it there."""
+        head = _head(len(raw))
+        if not head or not raw.startswith(head):
+            return False
+        values[column] = None  # columns keep their order
+        self._packed.append(raw[len(head) :])
+        self._places.append((values, column))
+        return True
+
+    def fill(self) -> None:
+        """Decode all of them. Raises: varints.Unreadable."""
+        for (values, column), held in zip(self._places, varints.decode(self._packed), strict=True):
+            values[column] = held
+
+
+def _decode(view: View, held: Sequence[bytes | None], lists: _Lists) -> StampedRow | Damaged | None:
+    stamp = held[-1]
+    if stamp is None:
+        return None
+    valid_from_ms = time_in(stamp)
+    if valid_from_ms is None:
+        return Damaged("its time cannot be read")
+    values: dict[str, Any] = {}
+    try:
+        for (column, kind), raw in zip(view.columns.items(), held[:-1], strict=True):
+            # By identity: to compare Arrow types takes longer than to decode a short list.
+            if raw is None or kind is not INT64S or not lists.take(raw, values, column):
+                values[column] = _value(kind, raw)
+    except (Damaged, DecodeError) as error:
+        return Damaged(str(error))
+    return StampedRow(valid_from_ms=valid_from_ms, values=values)
+
+
+@lru_cache(maxsize=65_536)
+def _head(size: int) -> bytes:
+    """What comes before the integers in a Value of so many bytes; empty if no list is so long."""
+    if size == len(_INTEGERS) + 1:
+        return _INTEGERS + b"\0"
+    for packed in range(size, 0, -1):
+        inside = _PACKED + _varint(packed)
+        head = _INTEGERS + _varint(len(inside) + packed) + inside
+        if len(head) + packed == size:
+            return head
+        if len(head) + packed < size:
+            break
+    return b""
+
+
+def _varint(number: int) -> bytes:
+    out = b""
+    while number > 0x7F:
+        out += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return out + bytes([number])
+
+
 def _value(kind: pa.DataType, raw: bytes | None) -> Any:
     if raw is None:
         return None
@@ -174,7 +249,10 @@ def _value(kind: pa.DataType, raw: bytes | None) -> Any:
     if _KIND.get(found) != kind:
         raise Damaged(f"expected {_holder(kind)}, found {found}")
     held = getattr(value, found)
-    return held.val[:] if found in _LISTS else held  # half the time of list()
+    if found not in _LISTS:
+        return held
+    values = held.val[:]  # half the time of list()
+    return np.array(values, np.int64) if kind is INT64S else values
 
 
 def _holder(kind: pa.DataType) -> str:

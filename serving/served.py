@@ -21,6 +21,7 @@ import structlog
 from pagoda.forgotten import consulted
 from pagoda.lake import open_table
 from pagoda.online import StampedRow
+from pagoda.online_layout import plain
 from pagoda.schemas import SERVED
 from pagoda.settings import Settings
 
@@ -41,7 +42,7 @@ class Served:
     def features(self) -> dict[str, dict[str, Any] | None]:
         """View to its columns and `valid_from_ms`: a later reader must know which batch it was."""
         return {
-            view: None if row is None else {"valid_from_ms": row.valid_from_ms, **row.values}
+            view: None if row is None else {"valid_from_ms": row.valid_from_ms, **plain(row.values)}
             for view, row in self.rows.items()
         }
 

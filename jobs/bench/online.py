@@ -35,7 +35,7 @@ from pagoda.features import CANDIDATES, SEQUENCES_STATS_V1, USER_INTRADAY, View
 from pagoda.ids import key_of
 from pagoda.models.behaviour import windows_of
 from pagoda.online import OnlineReader, connect
-from pagoda.online_layout import Keys
+from pagoda.online_layout import Keys, StampedRow
 from pagoda.schemas import INT64S, TEXTS
 from pagoda.settings import load
 from pagoda.windows import DAY_MS
@@ -156,11 +156,13 @@ def _equal(contestants: Mapping[str, Any], keys: list[int]) -> int:
         bare = iter(contestants[_BARE](key))
         ours, theirs = contestants[_READ](key), contestants[_FEAST](key)
         for view in SERVICE.views:
-            decoded = online_layout.decode(view, [next(bare) for _ in online_layout.fields(view)])
-            assert decoded is not None
+            held = [next(bare) for _ in online_layout.fields(view)]
+            (decoded,) = online_layout.decode([(view, held)])
+            assert isinstance(decoded, StampedRow)
+            read, bytes_ = online_layout.plain(ours[view.name]), online_layout.plain(decoded.values)
             for column in view.columns:
-                value = ours[view.name][column]
-                said = (value, theirs[f"{view.name}__{column}"][0], decoded.values[column])
+                value = read[column]
+                said = (value, theirs[f"{view.name}__{column}"][0], bytes_[column])
                 if not said[0] == said[1] == said[2]:
                     raise CheckFailed(
                         "readers differ",

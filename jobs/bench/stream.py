@@ -48,7 +48,7 @@ _LOOPS = ("kafka-python", "confluent-kafka")
 _OURS = "sequences"
 _START_S = 60.0
 _LOST_S = 30.0  # what is not shown by then never will be
-_POLL_S = 0.002
+_POLL_S = 0.01  # the watcher must leave the consumer its core
 _SLOWEST = 500  # events a second below which a run is given up
 
 app = typer.Typer(add_completion=False)

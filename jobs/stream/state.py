@@ -22,7 +22,7 @@ from pagoda.errors import Conflict, DependencyDown
 from pagoda.features import USER_INTRADAY, candidates_of
 from pagoda.forgotten import consulted
 from pagoda.online import connect
-from pagoda.online_layout import Damaged, Keys
+from pagoda.online_layout import Damaged, Keys, StampedRow
 from pagoda.settings import Settings
 from pagoda.windows import Candidates, WindowSpec
 
@@ -129,7 +129,11 @@ class OnlineState:
             for user in users:
                 pipe.hmget(self._keys.of(user), self._fields)  # type: ignore[arg-type]
             answers = self._run(pipe.execute)
-        return [_stored(user, held) for user, held in zip(users, answers[1:], strict=True)]
+        rows = online_layout.decode([(VIEW, held) for held in answers[1:]])
+        return [
+            _stored(user, held, row)
+            for user, held, row in zip(users, answers[1:], rows, strict=True)
+        ]
 
     def swap(self, rows: Sequence[tuple[Stored, Candidates]], *, now_ms: int) -> list[bool]:
         """Put these candidates in the place of the rows that were read.
@@ -174,13 +178,14 @@ class OnlineState:
         return answer
 
 
-def _stored(user: int, held: Sequence[bytes | None]) -> Stored:
+def _stored(user: int, held: Sequence[bytes | None], row: StampedRow | Damaged | None) -> Stored:
     """A damaged row must not stop the stream: it is said loudly and starts anew."""
+    if row is None:
+        return Stored(user=user)
     stamp = held[-1] or b""
     try:
-        row = online_layout.decode(VIEW, held)
-        if row is None:
-            return Stored(user=user)
+        if isinstance(row, Damaged):
+            raise row
         return Stored(
             user=user,
             stamp=stamp,

@@ -16,7 +16,7 @@ from jobs.checks.positions import Positions
 from jobs.stream import readiness
 from jobs.stream.sequences import instance_name
 from jobs.stream.source import Source
-from pagoda import servers, topics
+from pagoda import online_layout, servers, topics
 from pagoda.errors import Conflict
 from pagoda.features import USER_INTRADAY, Service
 from pagoda.ids import key_of
@@ -68,7 +68,9 @@ def assert_online_is_what_was_sent(settings: Settings, sent: list[dict[str, Any]
         [key_of("user", user) for user in users], now_ms
     )
     for user, rows in zip(users, found, strict=True):
-        assert rows[USER_INTRADAY.name] == expected[user], user
+        row = rows[USER_INTRADAY.name]
+        assert row is not None, user
+        assert online_layout.plain(row) == expected[user], user
 
 
 def forget(settings: Settings, sent: list[dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ from jobs.batch.build import Days
 from jobs.batch.plan import described
 from jobs.checks.positions import Positions
 from jobs.forget.run import forget, look
-from pagoda import dataset, forgotten, lake, pins, store, topics
+from pagoda import dataset, forgotten, lake, online_layout, pins, store, topics
 from pagoda.errors import NothingToDo
 from pagoda.features import SEQUENCES_V1, USER_DAY
 from pagoda.ids import key_of
@@ -145,7 +145,8 @@ def others_in(home: Settings, table: Table) -> list[dict[str, Any]]:
 
 def online(home: Settings, user: str) -> dict[str, Any]:
     reader = OnlineReader(home, SEQUENCES_V1)
-    return dict(reader.read(key_of("user", user), int(time.time() * 1000)))
+    rows = reader.read(key_of("user", user), int(time.time() * 1000))
+    return {view: row and online_layout.plain(row) for view, row in rows.items()}
 
 
 def test_a_look_finds_the_user_everywhere_and_changes_nothing(

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.checks.kill.oracle import DAY_MS, STREAM_DAYS, Oracle, Row, midnight, since
-from pagoda import lake
+from pagoda import lake, online_layout
 from pagoda.errors import InputError, PagodaError
 from pagoda.features import ITEM_STATS, USER_DAY, USER_INTRADAY, USER_STATS, Service, View
 from pagoda.online import OnlineReader
@@ -77,14 +77,18 @@ def online(settings: Settings, service: Service, keys: Collection[int]) -> dict[
     found: dict[int, Row] = {}
     try:
         keys = list(keys)
-        return dict(zip(keys, map(dict, reader.read_many(keys, now_ms)), strict=True))
+        return dict(zip(keys, map(_lists, reader.read_many(keys, now_ms)), strict=True))
     except InputError:
         for each in keys:
             try:
-                found[each] = dict(reader.read(each, now_ms))
+                found[each] = _lists(reader.read(each, now_ms))
             except InputError as error:
                 found[each] = {view.name: {"damaged": str(error)} for view in service.views}
     return found
+
+
+def _lists(rows: Mapping[str, Mapping[str, Any] | None]) -> Row:
+    return {view: row and online_layout.plain(row) for view, row in rows.items()}
 
 
 def tables(settings: Settings, oracle: Oracle) -> list[Difference]:

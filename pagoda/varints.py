@@ -1,0 +1,64 @@
+"""Protobuf's packed int64 lists as numpy arrays, many lists at once.
+
+A varint holds seven bits a byte, the lowest first; its last byte is the one below 128. protobuf
+makes a Python integer of each, 60 ns a piece; here all varints of all lists are taken apart
+together, eight bytes at a time.
+
+Source: Protocol Buffers, "Encoding", base 128 varints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from pagoda.sequences import Int64s
+
+_LONGEST = 10  # bytes of a varint
+# By a varint's length, which of eight bytes read at its start are its own, without their top bits.
+_OWN = np.array(
+    [int.from_bytes(b"\x7f" * min(length, 8), "little") for length in range(_LONGEST + 1)],
+    np.uint64,
+)
+
+
+class Unreadable(ValueError):
+    """No list of varints."""
+
+
+def decode(packed: Sequence[bytes]) -> list[Int64s]:
+    """The integers of each list. Raises: Unreadable."""
+    if any(each and each[-1] > 0x7F for each in packed):
+        raise Unreadable("a list ends within an integer")
+    joined = b"".join(packed)
+    octets = np.frombuffer(joined + bytes(_LONGEST), np.uint8)
+    ends = np.flatnonzero(octets[: len(joined)] < 0x80)
+    starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
+    lengths = ends - starts + 1
+    if lengths.max(initial=0) > _LONGEST:
+        raise Unreadable("an integer has more than ten bytes")
+    eights = np.ndarray(len(joined), "<u8", octets, strides=(1,))  # the eight bytes at each byte
+    numbers = _joined(eights[starts] & _OWN[lengths])
+    for place in (8, 9):
+        longer = np.flatnonzero(lengths > place)
+        last = octets[starts[longer] + place].astype(np.uint64) & np.uint64(0x7F)
+        numbers[longer] |= last << np.uint64(7 * place)
+    bounds = np.cumsum([0, *map(len, packed)])
+    at = ends.searchsorted(bounds).tolist()
+    values = numbers.view(np.int64)
+    return [values[begin:end] for begin, end in pairwise(at)]
+
+
+def _joined(eights: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The seven low bits of each of eight bytes side by side: pairs, pairs of pairs, all."""
+    for bits, low in (
+        (1, 0x007F_007F_007F_007F),
+        (2, 0x0000_3FFF_0000_3FFF),
+        (4, 0x0000_0000_0FFF_FFFF),
+    ):
+        high = low << (8 * bits)
+        eights = (eights & np.uint64(low)) | ((eights & np.uint64(high)) >> np.uint64(bits))
+    return eights
