@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -143,16 +143,25 @@ def plain(row: Row) -> dict[str, Any]:
     }
 
 
-def encode(view: View, columns: Row) -> dict[bytes, bytes]:
-    """Hash fields and what they hold; columns are lists, as in the views that streams write."""
-    held = {}
-    for column, values in columns.items():
-        value = Value()
-        into = getattr(value, _holder(view.columns[column]))
-        into.SetInParent()  # an empty list is not a null
-        into.val.extend(values)
-        held[_field(f"{view.name}:{column}")] = value.SerializeToString()
-    return held
+def encode(view: View, rows: Sequence[Row]) -> list[dict[bytes, bytes]]:
+    """For each row the hash fields of its columns and what they hold.
+
+    Columns are lists, as in the views that streams write: int64 arrays, or any of str.
+    """
+    integers = iter(
+        varints.encode(
+            [row[column] for row in rows for column in row if view.columns[column] is INT64S]
+        )
+    )
+    return [
+        {
+            _field(f"{view.name}:{column}"): _packed(next(integers))
+            if view.columns[column] is INT64S
+            else _texts(values)
+            for column, values in row.items()
+        }
+        for row in rows
+    ]
 
 
 def stamp(valid_from_ms: int) -> bytes:
@@ -229,6 +238,20 @@ def _head(size: int) -> bytes:
         if len(head) + packed < size:
             break
     return b""
+
+
+def _packed(integers: bytes) -> bytes:
+    if not integers:
+        return _INTEGERS + b"\0"  # an empty list is not a null
+    inside = _PACKED + _varint(len(integers)) + integers
+    return _INTEGERS + _varint(len(inside)) + inside
+
+
+def _texts(texts: Iterable[str]) -> bytes:
+    value = Value()
+    value.string_list_val.SetInParent()
+    value.string_list_val.val.extend(texts)
+    return bytes(value.SerializeToString())
 
 
 def _varint(number: int) -> bytes:

@@ -163,9 +163,9 @@ class TopicsPart:
         """Whoever has been read of."""
         return set(self._arrivals)
 
-    def of(self, user: int) -> Candidates:
+    def of(self, user: int) -> Arrivals:
         """What has been read of a user."""
-        return self._arrivals.get(user, Arrivals()).candidates()
+        return self._arrivals.get(user, Arrivals())
 
     def close(self) -> None:
         """Hang up."""

@@ -17,7 +17,7 @@ from typing import Literal
 
 from jobs.stream.click_actions import ClickActions
 from jobs.stream.known import LakePart, TopicsPart
-from jobs.stream.merge import advance, equal, remembered
+from jobs.stream.merge import Arrivals, News, advance, advance_all, equal, remembered
 from jobs.stream.state import OnlineState, Stored
 from pagoda.errors import Conflict
 from pagoda.features import CANDIDATES
@@ -136,16 +136,10 @@ def _portion(
         topics.read_on()  # not before the rows were read
         now_ms = clock_ms()
         faulty = []
-        for stored in rows:
-            before = advance(stored.candidates, Candidates(), now_ms=now_ms, spec=spec)
-            wanted = advance(
-                known.get(stored.user, Candidates()),
-                remembered(forgotten, stored.user, topics.of(stored.user)),
-                now_ms=now_ms,
-                spec=spec,
-            )
-            if done.lost:
-                wanted = advance(wanted, before, now_ms=now_ms, spec=spec)
+        all_before, all_wanted = _judged(rows, known, topics, forgotten, now_ms=now_ms, spec=spec)
+        if done.lost:
+            all_wanted = advance_all(all_wanted, News.known(all_before), now_ms=now_ms, spec=spec)
+        for stored, before, wanted in zip(rows, all_before, all_wanted, strict=True):
             fault = fault_of(stored, before, wanted, now_ms=now_ms, spec=spec)
             if fault and not attempt:
                 setattr(done, fault, getattr(done, fault) + 1)
@@ -164,6 +158,27 @@ def _portion(
         found=f"{len(waiting)} users",
         next_step="Run it again when less is going on.",
     )
+
+
+def _judged(
+    rows: list[Stored],
+    known: dict[int, Candidates],
+    topics: TopicsPart,
+    forgotten: Forgotten,
+    *,
+    now_ms: int,
+    spec: WindowSpec,
+) -> tuple[list[Candidates], list[Candidates]]:
+    """What rows hold of what counts at this moment, and what they ought to."""
+    nothing = News.of([Arrivals() for _ in rows])
+    held = advance_all([each.candidates for each in rows], nothing, now_ms=now_ms, spec=spec)
+    wanted = advance_all(
+        [known.get(each.user, Candidates()) for each in rows],
+        News.of([remembered(forgotten, each.user, topics.of(each.user)) for each in rows]),
+        now_ms=now_ms,
+        spec=spec,
+    )
+    return held, wanted
 
 
 def fault_of(

@@ -8,21 +8,24 @@ rebuild beside the live stream (ADR 8).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import redis
 import structlog
 
-from jobs.stream.merge import Arrivals, advance, changed_columns, equal, remembered
+from jobs.stream.merge import Arrivals, News, advance_all, changed_columns, equal, remembered
 from pagoda import faults, online_layout
 from pagoda.errors import Conflict, DependencyDown
-from pagoda.features import USER_INTRADAY, candidates_of
+from pagoda.features import USER_INTRADAY
 from pagoda.forgotten import consulted
 from pagoda.online import connect
-from pagoda.online_layout import Damaged, Keys, StampedRow
+from pagoda.online_layout import Damaged, Keys, Row, StampedRow
+from pagoda.sequences import EMPTY_ITEMS, EMPTY_QUERIES
+from pagoda.sequences import Sequence as Events
 from pagoda.settings import Settings
 from pagoda.windows import Candidates, WindowSpec
 
@@ -89,27 +92,26 @@ class OnlineState:
         """
         with consulted(self._settings) as forgotten:
             return self._merge(
-                {
-                    user: remembered(forgotten, user, each.candidates())
-                    for user, each in arrivals.items()
-                },
+                {user: remembered(forgotten, user, each) for user, each in arrivals.items()},
                 now_ms=now_ms,
             )
 
-    def _merge(self, arrivals: Mapping[int, Candidates], *, now_ms: int) -> int:
-        waiting: Collection[int] = arrivals.keys()
+    def _merge(self, arrivals: Mapping[int, Arrivals], *, now_ms: int) -> int:
+        waiting = list(arrivals)
         written = 0
         for _ in range(_TRIES):
-            changed = []
-            for stored in self.read(list(waiting)):
-                after = advance(
-                    stored.candidates,
-                    arrivals[stored.user],
-                    now_ms=now_ms,
-                    spec=self._spec,
-                )
-                if stored.damage or not equal(after, stored.candidates):
-                    changed.append((stored, after))
+            rows = self.read(waiting)
+            after = advance_all(
+                [stored.candidates for stored in rows],
+                News.of([arrivals[stored.user] for stored in rows]),
+                now_ms=now_ms,
+                spec=self._spec,
+            )
+            changed = [
+                (stored, candidates)
+                for stored, candidates in zip(rows, after, strict=True)
+                if stored.damage or not equal(candidates, stored.candidates)
+            ]
             faults.point("sequences.read")
             swapped = self.swap(changed, now_ms=now_ms)
             faults.point("sequences.written")
@@ -143,12 +145,13 @@ class OnlineState:
         """
         if not rows:
             return []
+        columns = online_layout.encode(
+            VIEW, [changed_columns(stored.known, candidates) for stored, candidates in rows]
+        )
         with self._client.pipeline(transaction=False) as pipe:
-            for stored, candidates in rows:
+            for (stored, _), held in zip(rows, columns, strict=True):
                 # The stamp steps forward whatever the clock does: it never comes twice.
                 valid_from_ms = max(now_ms, stored.valid_from_ms + 1)
-                columns = changed_columns(stored.known, candidates)
-                held = online_layout.encode(VIEW, columns)
                 held[self._stamp_field] = online_layout.stamp(valid_from_ms)
                 self._script(
                     keys=[self._keys.of(stored.user)],
@@ -190,7 +193,7 @@ def _stored(user: int, held: Sequence[bytes | None], row: StampedRow | Damaged |
             user=user,
             stamp=stamp,
             valid_from_ms=row.valid_from_ms,
-            candidates=candidates_of(row.values),
+            candidates=Candidates(clicks=_clicks(row.values), queries=_queries(row.values)),
             whole=None not in held,
         )
     except (Damaged, ValueError, TypeError) as error:  # the latter: columns that do not fit
@@ -201,3 +204,19 @@ def _stored(user: int, held: Sequence[bytes | None], row: StampedRow | Damaged |
             valid_from_ms=online_layout.time_in(stamp) or 0,
             damage=str(error) or type(error).__name__,
         )
+
+
+def _clicks(row: Row) -> Events:
+    """In the row's order, which is `advance_all`'s: to sort it again is left to that."""
+    ts = row["click_ts"]
+    if ts is None or not len(ts):
+        return EMPTY_ITEMS
+    return Events(ts=ts, event=row["click_events"], value=row["click_items"])
+
+
+def _queries(row: Row) -> Events:
+    ts = row["query_ts"]
+    if ts is None or not len(ts):
+        return EMPTY_QUERIES
+    texts = np.array(row["query_texts"], object)
+    return Events(ts=ts, event=row["query_events"], value=texts)

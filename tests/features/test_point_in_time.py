@@ -222,8 +222,8 @@ def test_rows_of_those_whom_the_lake_has_forgotten_are_taken_out(
     client = connect(settings)
     midnight = datetime(LAST.year, LAST.month, LAST.day, tzinfo=UTC)
     stamp = online_layout.stamp(int(midnight.timestamp() * 1000))
-    row = {name: [] for name in features.USER_DAY.columns}
-    held: dict[Any, Any] = online_layout.encode(features.USER_DAY, row)
+    row = {name: np.empty(0, np.int64) for name in features.USER_DAY.columns}
+    held: dict[Any, Any] = online_layout.encode(features.USER_DAY, [row])[0]
     held[online_layout.stamp_field(features.USER_DAY)] = stamp
     stream_stamp = online_layout.stamp_field(features.USER_INTRADAY)
     key = online_layout.Keys("user_key").of(gone)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.batch import user_day
-from jobs.stream.merge import Arrivals, advance, changed_columns
+from jobs.stream.merge import Arrivals, News, advance_all, changed_columns
 from pagoda.models.behaviour import Behaviour, TextNumbers, encode, stats_of, windows_of
 from pagoda.models.catalogue import FIELDS, Catalogue
 from pagoda.windows import Candidates, WindowSpec
@@ -33,7 +33,8 @@ def online_rows(
     state = Candidates()
     for each in sorted(arrived, key=lambda one: one.ingested):
         if each.ingested < at_ms:
-            state = advance(state, _arrival(each).candidates(), now_ms=each.ingested, spec=spec)
+            new = News.of([_arrival(each)])
+            (state,) = advance_all([state], new, now_ms=each.ingested, spec=spec)
     return {
         "user_day": of_day[0] if of_day else None,
         "user_intraday": changed_columns(None, state),

@@ -32,6 +32,13 @@ def test_lists_of_many_rows_are_what_was_written(rows: list[list[list[int]]]) ->
     view = USER_INTRADAY.only(*columns)
     stamp = online_layout.stamp(7)
     parts = [(view, [*map(held_as, lists), stamp]) for lists in rows]
+    arrays = [
+        {name: np.array(each, np.int64) for name, each in zip(columns, lists, strict=True)}
+        for lists in rows
+    ]
+    assert [list(held.values()) for held in online_layout.encode(view, arrays)] == [
+        held[:-1] for _, held in parts
+    ]
     decoded = online_layout.decode(parts)
     assert [
         row.values and online_layout.plain(row.values) if isinstance(row, StampedRow) else row

@@ -13,12 +13,19 @@ from hypothesis import strategies as st
 
 from jobs.stream import batches
 from jobs.stream.click_actions import ClickActions
-from jobs.stream.merge import Arrivals, advance, changed_columns, equal, remembered
+from jobs.stream.merge import (
+    Arrivals,
+    News,
+    advance_all,
+    changed_columns,
+    equal,
+    remembered,
+)
 from jobs.stream.rebuild import fault_of
 from jobs.stream.rejects import RejectedRecord
 from jobs.stream.source import Record
 from jobs.stream.state import Stored
-from pagoda import dataset
+from pagoda import dataset, online_layout
 from pagoda.forgotten import Forgotten
 from pagoda.ids import key_of
 from pagoda.messages import Rejected
@@ -34,6 +41,7 @@ SMALL = WindowSpec(
 SPECS = st.sampled_from([SMALL, WindowSpec()])
 MINUTES = 60_000
 AHEAD = 5 * MINUTES  # how far ahead of Kafka's clock a message may lie
+USERS = ("u", "v", "w")
 USER = key_of("user", "u")
 
 
@@ -59,7 +67,7 @@ def messages(draw: st.DrawFn, now: int) -> dict[str, Any]:
         st.sampled_from((now - 1, now, now + 1, now + MINUTES, now + AHEAD))
         | times_of_day.map(lambda time: min(midnight + time, now + AHEAD))
     )
-    number, user = draw(st.integers(0, 9)), draw(st.sampled_from(("u", "u", "v")))
+    number, user = draw(st.integers(0, 9)), draw(st.sampled_from(("u", "u", "v", "w")))
     action = draw(st.sampled_from(("click", "click", "buy", "impression", "search")))
     if action == "search":
         words = draw(st.sampled_from(("tea", "green tea")))
@@ -86,16 +94,13 @@ def records(came: list[dict[str, Any]], now_ms: int) -> list[Record]:
 def test_rows_are_what_a_naive_look_at_all_messages_gives(
     data: st.DataObject, day: int, spec: WindowSpec, clicks: tuple[str, ...]
 ) -> None:
-    state: dict[int, Candidates] = {}
+    state = {key_of("user", user): Candidates() for user in USERS}
     sent: list[dict[str, Any]] = []
     for now_ms, came in data.draw(rounds(day)):
         sent += came
         batch = batches.decode(records(came, now_ms), settings=SETTINGS, click_actions=clicks)
         assert batch.rejected == []
-        for user, arrivals in batch.arrivals.items():
-            state[user] = advance(
-                state.get(user, Candidates()), arrivals.candidates(), now_ms=now_ms, spec=spec
-            )
+        state = all_advanced(state, batch.arrivals, now_ms=now_ms, spec=spec)
         expected = oracle.online_rows(
             sent,
             now_ms=now_ms,
@@ -104,12 +109,33 @@ def test_rows_are_what_a_naive_look_at_all_messages_gives(
             queries=spec.queries,
             days=spec.stream_days,
         )
-        for user in ("u", "v"):
-            held = state.get(key_of("user", user), Candidates())
-            now = advance(held, Candidates(), now_ms=now_ms, spec=spec)  # the clock went on
-            assert changed_columns(None, now) == expected.get(
-                user, changed_columns(None, Candidates())
-            )
+        now = all_advanced(state, {}, now_ms=now_ms, spec=spec)  # the clock went on
+        for user in USERS:
+            assert row_of(now[key_of("user", user)]) == expected.get(user, row_of(Candidates()))
+
+
+def all_advanced(
+    state: dict[int, Candidates], new: dict[int, Arrivals], *, now_ms: int, spec: WindowSpec
+) -> dict[int, Candidates]:
+    """All users together; what did not change is the very same."""
+    news = News.of([new.get(user, Arrivals()) for user in state])
+    after = advance_all(list(state.values()), news, now_ms=now_ms, spec=spec)
+    for was, now in zip(state.values(), after, strict=True):
+        assert (now.clicks is was.clicks) == (now.clicks == was.clicks)
+        assert (now.queries is was.queries) == (now.queries == was.queries)
+    return dict(zip(state, after, strict=True))
+
+
+def row_of(candidates: Candidates) -> dict[str, Any]:
+    """The row that holds them."""
+    return online_layout.plain(changed_columns(None, candidates))
+
+
+def known(arrivals: Arrivals) -> Candidates:
+    """The candidates of one user who did just that, all of it counting."""
+    far = WindowSpec(batch_delay_days=10**4, recent_days=10**4 + 1)
+    (after,) = advance_all([Candidates()], News.of([arrivals]), now_ms=10**9, spec=far)
+    return after
 
 
 @given(data=st.data(), day=days)
@@ -119,7 +145,7 @@ def test_the_order_of_rounds_and_what_each_held_leave_no_trace(
     came = data.draw(rounds(day))
     now_ms, _ = came[-1]
     parts = [
-        arrivals.candidates()
+        arrivals
         for at, batch in came
         for user, arrivals in batches.decode(
             records(batch, at), settings=SETTINGS, click_actions=("click",)
@@ -127,10 +153,10 @@ def test_the_order_of_rounds_and_what_each_held_leave_no_trace(
         if user == USER
     ]
 
-    def merged(order: list[Candidates]) -> Candidates:
+    def merged(order: list[Arrivals]) -> Candidates:
         state = Candidates()
         for part in order:
-            state = advance(state, part, now_ms=now_ms, spec=SMALL)
+            (state,) = advance_all([state], News.of([part]), now_ms=now_ms, spec=SMALL)
         return state
 
     again = data.draw(st.permutations(parts + parts[:1]))
@@ -142,8 +168,8 @@ def test_over_long_rows_keep_the_newest_of_the_past_and_all_that_lies_ahead(ahea
     now_ms, spec = 1_709_251_200_000, WindowSpec()  # midnight after a leap day
     clicks = [(now_ms + ahead - number, number, number) for number in range(400)]
     asked = [(now_ms + ahead - number, number, f"words {number}") for number in range(60)]
-    new = Arrivals(clicks=clicks, queries=asked).candidates()
-    row = changed_columns(None, advance(Candidates(), new, now_ms=now_ms, spec=spec))
+    new = News.of([Arrivals(clicks=clicks, queries=asked)])
+    row = row_of(*advance_all([Candidates()], new, now_ms=now_ms, spec=spec))
     assert row["click_events"] == list(range(149 + ahead, -1, -1))
     assert row["query_texts"] == [f"words {number}" for number in range(19 + ahead, -1, -1)]
 
@@ -186,19 +212,16 @@ def test_what_cannot_be_read_is_rejected_where_it_lies_and_the_rest_is_read() ->
 
 
 def test_what_a_user_did_before_asking_to_be_forgotten_is_left_out() -> None:
-    held = Arrivals(
-        clicks=[(99, 1, 1), (100, 2, 2)], queries=[(99, 3, "old"), (100, 4, "new")]
-    ).candidates()
+    held = Arrivals(clicks=[(99, 1, 1), (100, 2, 2)], queries=[(99, 3, "old"), (100, 4, "new")])
     forgotten = Forgotten(until_ms={USER: 100})
-    assert changed_columns(None, remembered(forgotten, USER, held)) == changed_columns(
-        None, Arrivals(clicks=[(100, 2, 2)], queries=[(100, 4, "new")]).candidates()
-    )
+    left = Arrivals(clicks=[(100, 2, 2)], queries=[(100, 4, "new")])
+    assert remembered(forgotten, USER, held) == left
     assert remembered(forgotten, USER + 1, held) is held
 
 
-CLICKED = Arrivals(clicks=[(100, 1, 1)]).candidates()
-ASKED = Arrivals(queries=[(100, 1, "tea")]).candidates()
-BOTH = Arrivals(clicks=[(100, 1, 1)], queries=[(100, 1, "tea")]).candidates()
+CLICKED = known(Arrivals(clicks=[(100, 1, 1)]))
+ASKED = known(Arrivals(queries=[(100, 1, "tea")]))
+BOTH = known(Arrivals(clicks=[(100, 1, 1)], queries=[(100, 1, "tea")]))
 NOTHING = Candidates()
 
 

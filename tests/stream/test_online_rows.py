@@ -31,8 +31,9 @@ from pagoda.errors import DependencyDown, InputError
 from pagoda.features import SEQUENCES_V1, USER_DAY, USER_INTRADAY, Service
 from pagoda.ids import key_of
 from pagoda.online import OnlineReader, connect
+from pagoda.sequences import items
 from pagoda.settings import Settings
-from pagoda.windows import WindowSpec
+from pagoda.windows import Candidates, WindowSpec
 from tests.oracles import sequences as oracle
 
 pytestmark = pytest.mark.servers
@@ -259,8 +260,8 @@ def test_a_writer_that_slept_undoes_nobody_elses_work(
     (read,) = sleeper.read([key])
     clicked = Arrivals(clicks=[(NOW_MS, 1, 1)])
     assert state.merge({key: clicked}, now_ms=NOW_MS) == 1
-    mine = Arrivals(clicks=[(NOW_MS, 2, 2)])
-    assert sleeper.swap([(read, mine.candidates())], now_ms=NOW_MS) == [False]
+    mine = Candidates(clicks=items([NOW_MS], [2], [2]))
+    assert sleeper.swap([(read, mine)], now_ms=NOW_MS) == [False]
     assert sleeper.merge({key: mine}, now_ms=NOW_MS) == 1
     row = online(stream_home, user)
     assert row is not None
