@@ -12,6 +12,7 @@ of them. A call for each would cost more than what it does.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -111,21 +112,10 @@ def advance_all(
     A sequence that stays as it was is returned itself.
     """
     first_ms = start_of_day(now_ms) - spec.batch_delay_days * DAY_MS
-    clicks = _advanced(
-        [each.clicks for each in stored],
-        Flat.of([each.clicks for each in stored], EMPTY_ITEMS),
-        new.clicks,
-        first_ms=first_ms,
-        now_ms=now_ms,
-        limit=spec.clicks,
-    )
-    queries = _advanced(
-        [each.queries for each in stored],
-        Flat.of([each.queries for each in stored], EMPTY_QUERIES),
-        new.queries,
-        first_ms=first_ms,
-        now_ms=now_ms,
-        limit=spec.queries,
+    kept = partial(_kept, first_ms=first_ms, now_ms=now_ms)
+    clicks = kept([each.clicks for each in stored], new.clicks, EMPTY_ITEMS, limit=spec.clicks)
+    queries = kept(
+        [each.queries for each in stored], new.queries, EMPTY_QUERIES, limit=spec.queries
     )
     return [
         Candidates(clicks=clicked, queries=asked)
@@ -139,8 +129,8 @@ def advance(stored: Candidates, new: Candidates, *, now_ms: int, spec: WindowSpe
     return after
 
 
-def _advanced(
-    before: list[Sequence], stored: Flat, new: Flat, *, first_ms: int, now_ms: int, limit: int
+def _kept(
+    before: list[Sequence], new: Flat, empty: Sequence, *, first_ms: int, now_ms: int, limit: int
 ) -> list[Sequence]:
     """Of each user the distinct events since `first_ms`, of equal (ts, event) the larger value:
     the newest `limit` of those up to now, and all that lie ahead.
@@ -148,6 +138,7 @@ def _advanced(
     Were those ahead counted, an event from a fast clock would push out one that a request of
     this moment must see.
     """
+    stored = Flat.of(before, empty)
     both = Flat(
         user=np.concatenate([new.user, stored.user]),
         ts=np.concatenate([new.ts, stored.ts]),
