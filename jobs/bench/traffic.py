@@ -75,7 +75,7 @@ def fill(settings: Settings, traffic: Traffic, *, count: int, until_ms: int) -> 
     outlet = Outlet(settings)
     for first, size in _portions(count):
         outlet.send(traffic.take(size, at_ms=until_ms - count + first + 1, apart_ms=1))
-    outlet.close()
+    outlet.flush()
 
 
 def _portions(count: int) -> Iterator[tuple[int, int]]:

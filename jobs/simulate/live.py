@@ -134,7 +134,7 @@ def send(
                 break
     except KeyboardInterrupt:
         pass  # what was handed over still counts
-    outlet.close()
+    outlet.flush()
     sent.seconds = round(clock.passed_s, 2)
     sent.rate = round((sent.events + sent.searches) / max(clock.passed_s, 1e-9), 1)
     return sent
@@ -285,7 +285,7 @@ class Outlet:
         self._producer.poll(0)
         self._check()
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Wait until Kafka has them all. Raises: DependencyDown."""
         left = self._producer.flush(_FLUSH_S)
         self._check()
