@@ -10,7 +10,7 @@ Source: Protocol Buffers, "Encoding", base 128 varints.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ _OWN = np.array(
     np.uint64,
 )
 
+_NINTH = np.array([0x7F if length > 8 else 0 for length in range(_LONGEST + 1)], np.uint8)
+_TENTH = np.array([0x01 if length > 9 else 0 for length in range(_LONGEST + 1)], np.uint8)
 _POWERS = np.array([2 ** (7 * place) for place in range(1, _LONGEST)], np.uint64)
 
 
@@ -35,21 +37,23 @@ def decode(packed: Sequence[bytes]) -> list[Int64s]:
     """The integers of each list. Raises: Unreadable."""
     if any(each and each[-1] > 0x7F for each in packed):
         raise Unreadable("a list ends within an integer")
-    joined = b"".join(packed)
-    octets = np.frombuffer(joined + bytes(_LONGEST), np.uint8)
-    ends = np.flatnonzero(octets[: len(joined)] < 0x80)
-    starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
+    joined = b"".join([*packed, bytes(_LONGEST)])
+    octets = np.frombuffer(joined, np.uint8)
+    size = len(joined) - _LONGEST
+    ends = (octets[:size] < 0x80).nonzero()[0]
+    starts = np.empty_like(ends)
+    starts[:1], starts[1:] = 0, ends[:-1] + 1
     lengths = ends - starts + 1
-    if lengths.max(initial=0) > _LONGEST:
+    longest = lengths.max(initial=0)
+    if longest > _LONGEST:
         raise Unreadable("an integer has more than ten bytes")
-    eights = np.ndarray(len(joined), "<u8", octets, strides=(1,))  # the eight bytes at each byte
+    eights = np.ndarray(size, "<u8", octets, strides=(1,))  # the eight bytes at each byte
     numbers = _joined(eights[starts] & _OWN[lengths])
-    for place in (8, 9):
-        longer = np.flatnonzero(lengths > place)
-        last = octets[starts[longer] + place].astype(np.uint64) & np.uint64(0x7F)
-        numbers[longer] |= last << np.uint64(7 * place)
-    bounds = np.cumsum([0, *map(len, packed)])
-    at = ends.searchsorted(bounds).tolist()
+    if longest > 8:
+        numbers |= (octets[starts + 8] & _NINTH[lengths]).astype(np.uint64) << np.uint64(56)
+    if longest > 9:
+        numbers |= (octets[starts + 9] & _TENTH[lengths]).astype(np.uint64) << np.uint64(63)
+    at = ends.searchsorted([0, *accumulate(map(len, packed))]).tolist()
     values = numbers.view(np.int64)
     return [values[begin:end] for begin, end in pairwise(at)]
 
