@@ -19,7 +19,7 @@ down:
 	@if [ -x $(PAGODA) ]; then $(PAGODA) down; fi
 
 test: setup lint
-	@$(PYTEST) -n 2 --dist loadgroup
+	@$(PYTEST) -n 2
 
 check: setup lint
 	@$(PYTEST) -m "$(FAST)"

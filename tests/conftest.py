@@ -3,7 +3,7 @@
 The servers are the production ones, started by the production `up`; they end with the session,
 however that ends (`tests.guard`). Rooms keep their own fixtures in their own folders.
 
-`make test` runs two sessions at once, `LANES`, each with servers and a Spark of its own: tests
+`make test` runs two sessions at once, `Lanes`, each with servers and a Spark of its own: tests
 often wait for a server, and leave the other session a core.
 """
 
@@ -20,11 +20,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 from playwright.sync_api import sync_playwright
+from xdist.scheduler import LoadScopeScheduling
 
 from pagoda import jars, lake, servers
 from pagoda import spark as pagoda_spark
@@ -70,11 +71,8 @@ for name, max_examples in (("mutation", 12), ("mutation-thorough", 80)):
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pagoda"))
-# Of about the same length; the last one has all the other rooms.
-LANES = {
-    "road": {"road", "dags", "serving", "index", "test_servers.py", "test_stages.py"},
-    "rooms": set[str](),
-}
+# One lane of `make test`; all other rooms are the second, which takes about as long.
+ROAD = {"road", "dags", "serving", "index", "test_servers.py", "test_stages.py"}
 NewHome = Callable[[], Settings]
 Home = Callable[[str], Settings]
 _FETCHED = load(home=home_folder())
@@ -85,17 +83,25 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its lane; and `make mutate`, which wants to know soon, the quickest first."""
-    for item in items:
-        room = item.path.relative_to(Path(__file__).parent).parts[0]
-        lane = next(name for name, rooms in LANES.items() if room in rooms or not rooms)
-        item.add_marker(pytest.mark.xdist_group(lane))
-    measured = Path("mutmut-stats.json")  # of the folder in which mutmut runs the tests
+    """`make mutate` wants to know soon: the quickest tests first, by what mutmut has measured."""
+    measured = Path("mutmut-stats.json")  # it runs the tests in its folder
     if measured.exists():
         seconds = json.loads(measured.read_text())["duration_by_test"]
         items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
+
+
+class Lanes(LoadScopeScheduling):
+    """Of pytest-xdist: each of its two workers has a lane, and runs it in order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        room = nodeid.removeprefix("tests/").split("/")[0].split("::")[0]
+        return "road" if room in ROAD else "rooms"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
+    """What `pytest -n 2` runs where."""
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session")
