@@ -1,4 +1,4 @@
-"""Checkpoints: model, optimiser, random state and losses in one safetensors file. No pickle."""
+"""Checkpoints: all that training goes on from, in one safetensors file. No pickle."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-_MODEL, _OPTIMISER, _RANDOM, _LOSSES = "model.", "optimiser.", "random", "losses"
+from training.negatives import Memory
+
+_MODEL, _OPTIMISER, _MEMORY = "model.", "optimiser.", "memory."
+_RANDOM, _LOSSES = "random", "losses"
 
 
 def write(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, losses: list[float]
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    memory: Memory,
+    losses: list[float],
 ) -> None:
     """Write whole or not at all."""
     tensors: dict[str, Tensor] = {
@@ -20,6 +27,7 @@ def write(
     }
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"{_OPTIMISER}{number}.{name}": each for name, each in state.items()}
+    tensors |= {f"{_MEMORY}{name}": each for name, each in memory.tensors().items()}
     tensors[_RANDOM] = torch.get_rng_state()
     tensors[_LOSSES] = torch.tensor(losses, dtype=torch.float64)
     draft = path.with_suffix(".draft")
@@ -27,24 +35,26 @@ def write(
     draft.replace(path)
 
 
-def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[float]:
+def restore(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, memory: Memory
+) -> list[float]:
     """Take up the checkpoint; returns the losses so far, none where there is no checkpoint."""
     if not path.exists():
         return []
     tensors = load_file(path)
-    model.load_state_dict(
-        {
-            name.removeprefix(_MODEL): each
-            for name, each in tensors.items()
-            if name.startswith(_MODEL)
-        }
-    )
+    model.load_state_dict(_of(tensors, _MODEL))
+    memory.take_up(_of(tensors, _MEMORY))
     states: dict[int, dict[str, Tensor]] = {}
-    for key, each in tensors.items():
-        if key.startswith(_OPTIMISER):
-            number, name = key.removeprefix(_OPTIMISER).split(".", 1)
-            states.setdefault(int(number), {})[name] = each
+    for key, each in _of(tensors, _OPTIMISER).items():
+        number, name = key.split(".", 1)
+        states.setdefault(int(number), {})[name] = each
     optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
     torch.set_rng_state(tensors[_RANDOM])
     found: list[float] = tensors[_LOSSES].tolist()
     return found
+
+
+def _of(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(part): each for name, each in tensors.items() if name.startswith(part)
+    }

@@ -28,8 +28,10 @@ from pagoda.models.inputs import ItemBatch, UserBatch, item_batch, user_batch
 from pagoda.models.ragged import Ragged
 from pagoda.text import Texts, Tokenizer
 from pagoda.windows import LONG_TERM_ACTIONS, WindowSpec
+from training.negatives import Chances, Negatives, draw
 
 SEPARATOR = "__"  # between view and column, as Feast's full feature names have it
+IN_BATCH = Negatives()
 _INT32S = npt.NDArray[np.int32]
 
 
@@ -83,18 +85,17 @@ class Batch:
     """One step's input.
 
     Attributes:
-        user: the lines and their requests. items: the P distinct items taken.
+        user: the lines and their requests. items: the P distinct items taken or drawn.
         positive_B: each line's item among them.
-        false_negative_BP: items that are no negatives of a line: those of its own request.
-        log_q_P: log of the chance that a batch's other requests hold the item.
+        excluded_BP: items that are no negatives of a line: those of its own request, and what
+            others have taken where only drawn ones count.
         number: the batch's number in its epoch.
     """
 
     user: UserBatch
     items: ItemBatch
     positive_B: Tensor
-    false_negative_BP: Tensor
-    log_q_P: Tensor
+    excluded_BP: Tensor
     number: int
 
 
@@ -106,6 +107,7 @@ def batches(
     seed: int,
     epoch: int,
     first: int = 0,
+    negatives: Negatives = IN_BATCH,
 ) -> Iterator[Batch]:
     """One epoch in the order that (seed, epoch) gives, from batch number `first` on.
 
@@ -113,10 +115,10 @@ def batches(
     """
     size = batch_size(examples, requests_per_batch)
     order = np.random.default_rng([seed, epoch]).permutation(examples.requests)
-    log_q = log_inclusion(examples, size)
     for number in range(first, steps_per_epoch(examples, requests_per_batch)):
-        chosen = order[number * size : (number + 1) * size]
-        yield _batch(examples, catalogue, np.sort(chosen), log_q, number)
+        chosen = np.sort(order[number * size : (number + 1) * size])
+        drawn = draw(negatives.uniform, pool=len(catalogue), seed=(seed, epoch, number))
+        yield _batch(examples, catalogue, chosen, number, drawn, negatives)
 
 
 def batch_size(examples: Examples, requests_per_batch: int) -> int:
@@ -131,33 +133,38 @@ def steps_per_epoch(examples: Examples, requests_per_batch: int) -> int:
     return examples.requests // batch_size(examples, requests_per_batch)
 
 
-def log_inclusion(examples: Examples, requests_per_batch: int) -> npt.NDArray[np.float32]:
-    """Natural log, by item number, of the chance that an item is in a batch by another request.
-
-    An item taken in c of R requests is missed by n - 1 others with about (1 - (n-1)/(R-1))^c.
-    """
+def chances(
+    examples: Examples, requests_per_batch: int, pool: int, negatives: Negatives
+) -> Chances:
+    """How likely each item is to be among the columns of these examples' batches."""
     pairs = np.unique(np.stack([examples.request_B, examples.item_B]), axis=1)
-    count = np.bincount(pairs[1]).astype(np.float64)
-    share = min((requests_per_batch - 1) / max(examples.requests - 1, 1), 1 - 1e-9)
-    with np.errstate(divide="ignore"):
-        log_q = np.log(-np.expm1(count * np.log1p(-share)))
-    found: npt.NDArray[np.float32] = log_q.astype(np.float32)
-    return found
+    return Chances(
+        np.bincount(pairs[1], minlength=pool + 1),
+        requests=examples.requests,
+        requests_per_batch=batch_size(examples, requests_per_batch),
+        pool=pool,
+        negatives=negatives,
+    )
 
 
 def _batch(
     examples: Examples,
     catalogue: Catalogue,
     requests: npt.NDArray[np.int64],
-    log_q: npt.NDArray[np.float32],
     number: int,
+    drawn: npt.NDArray[np.integer],
+    negatives: Negatives,
 ) -> Batch:
     request_B, lines = examples.lines_of(requests)
-    items_P, positive_B = np.unique(examples.item_B[lines], return_inverse=True)
+    item_B = examples.item_B[lines]
+    items_P = np.union1d(item_B, drawn)
+    positive_B = items_P.searchsorted(item_B)
     taken_UP = np.zeros((len(requests), len(items_P)), bool)
     taken_UP[request_B, positive_B] = True
-    false_negative_BP = taken_UP[request_B]
-    false_negative_BP[np.arange(len(lines)), positive_B] = False
+    excluded_BP = taken_UP[request_B]
+    if not negatives.batch:
+        excluded_BP |= ~np.isin(items_P, drawn)
+    excluded_BP[np.arange(len(lines)), positive_B] = False
     return Batch(
         user=user_batch(
             examples.behaviour.take(requests),
@@ -168,8 +175,7 @@ def _batch(
         ),
         items=item_batch(items_P, catalogue),
         positive_B=torch.from_numpy(positive_B.astype(np.int64)),
-        false_negative_BP=torch.from_numpy(false_negative_BP),
-        log_q_P=torch.from_numpy(log_q[items_P]),
+        excluded_BP=torch.from_numpy(excluded_BP),
         number=number,
     )
 

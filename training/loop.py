@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from pagoda.errors import CheckFailed
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from training import checkpoints
-from training.data import Examples, batches, steps_per_epoch
-from training.losses import in_batch_softmax
+from training.data import Batch, Examples, batches, chances, steps_per_epoch
+from training.losses import Mix, mixed, pairwise_hinge, sampled_softmax
+from training.negatives import Chances, Memory, Negatives
 from training.optimisers import AdagradConfig, clip_gradients
 
 
@@ -25,24 +28,34 @@ class LoopConfig:
 
     Attributes:
         requests_per_batch: requests, each with all its lines.
-        temperature: the score's divisor in the loss; the paper's 2.
-        log_q: whose scores are corrected by their chance to be in the batch.
+        loss: sampled softmax, or the pairwise hinge that the paper compares it with.
+        negatives: the sources of columns beside a line's own item.
+        mix: relevance-improving hard negatives in the softmax's sum, if any.
+        temperature: the score's divisor in the softmax; the paper's 2.
+        log_q: whose scores are corrected by their chance to be among the columns.
+        margin: of the hinge.
         checkpoint_steps: steps between checkpoints.
     """
 
     epochs: int = 1
     requests_per_batch: int = 128
+    loss: Literal["softmax", "hinge"] = "softmax"
+    negatives: Negatives = field(default_factory=Negatives)
+    mix: Mix | None = None
     temperature: float = 2.0
     log_q: Literal["off", "negatives", "all"] = "all"
+    margin: float = 1.0
     optimiser: AdagradConfig = field(default_factory=AdagradConfig)
     seed: int = 0
     checkpoint_steps: int = 100
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError("temperature must be positive")
+        if min(self.temperature, self.margin) <= 0:
+            raise ValueError("temperature and margin must be positive")
         if min(self.epochs, self.requests_per_batch, self.checkpoint_steps) < 1:
             raise ValueError("epochs, requests_per_batch and checkpoint_steps must be at least 1")
+        if self.loss == "hinge" and self.mix:
+            raise ValueError("mixed negatives are part of the softmax")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +86,10 @@ def train(
     """
     torch.manual_seed(config.seed)
     optimiser = config.optimiser.build(model)
-    losses = checkpoints.restore(checkpoint, model, optimiser) if checkpoint else []
+    memory = Memory(config.negatives.memory)
+    losses = checkpoints.restore(checkpoint, model, optimiser, memory) if checkpoint else []
     per_epoch = steps_per_epoch(examples, config.requests_per_batch)
+    held = chances(examples, config.requests_per_batch, len(catalogue), config.negatives)
     model.train()
     for epoch in range(len(losses) // per_epoch, config.epochs):
         for batch in batches(
@@ -84,16 +99,9 @@ def train(
             seed=config.seed,
             epoch=epoch,
             first=len(losses) - epoch * per_epoch,
+            negatives=config.negatives,
         ):
-            loss = in_batch_softmax(
-                model.encode_user(batch.user),
-                model.encode_item(batch.items),
-                positive_B=batch.positive_B,
-                false_negative_BP=batch.false_negative_BP,
-                log_q_P=None if config.log_q == "off" else batch.log_q_P,
-                correct_positive=config.log_q == "all",
-                temperature=config.temperature,
-            )
+            loss = _loss(model, batch, config, held, memory, step=len(losses))
             if not math.isfinite(loss.item()):
                 raise _diverged(loss.item(), epoch, batch.number)
             optimiser.zero_grad(set_to_none=True)
@@ -112,9 +120,59 @@ def train(
                     )
                 )
             if checkpoint and len(losses) % config.checkpoint_steps == 0:
-                checkpoints.write(checkpoint, model, optimiser, losses)
+                checkpoints.write(checkpoint, model, optimiser, memory, losses)
     model.eval()
     return losses
+
+
+def _loss(
+    model: TwoTowers,
+    batch: Batch,
+    config: LoopConfig,
+    held: Chances,
+    memory: Memory,
+    *,
+    step: int,
+) -> Tensor:
+    """The batch's loss; what it has taken is remembered.
+
+    Shape legend: B lines, P items of the batch, N columns: these and the memory's, D width.
+    """
+    item_PD = model.encode_item(batch.items)
+    items_N, item_ND, excluded_BN = batch.items.item_M.numpy(), item_PD, batch.excluded_BP
+    remembered = config.negatives.remembered(step)
+    if remembered:
+        further, further_ND = memory.columns(besides=items_N)
+        items_N, item_ND = np.concatenate([items_N, further]), torch.cat([item_PD, further_ND])
+        negative_BN = torch.zeros(len(excluded_BN), len(further), dtype=torch.bool)
+        excluded_BN = torch.cat([excluded_BN, negative_BN], 1)
+    if config.negatives.memory:
+        taken = torch.unique(batch.positive_B)
+        memory.add(batch.items.item_M[taken].numpy(), item_PD[taken])
+    score_BN = model.encode_user(batch.user) @ item_ND.T
+    if config.loss == "hinge":
+        return pairwise_hinge(
+            score_BN, positive_B=batch.positive_B, excluded_BN=excluded_BN, margin=config.margin
+        )
+    score_BN = score_BN / config.temperature
+    mixed_BK = None
+    if config.mix:
+        mixed_BK = mixed(
+            score_BN,
+            positive_B=batch.positive_B,
+            excluded_BN=excluded_BN,
+            mix=config.mix,
+            dice=torch.Generator().manual_seed(config.seed * 1_000_003 + step),
+        )
+    log_q_N = torch.from_numpy(held.log_q(items_N, remembered=remembered))
+    return sampled_softmax(
+        score_BN,
+        positive_B=batch.positive_B,
+        excluded_BN=excluded_BN,
+        log_q_N=None if config.log_q == "off" else log_q_N,
+        correct_positive=config.log_q == "all",
+        mixed_BK=mixed_BK,
+    )
 
 
 def _diverged(loss: float, epoch: int, batch: int) -> CheckFailed:

@@ -1,52 +1,117 @@
-"""In-batch sampled softmax, over the distinct items of a batch (systems.md 1.5 and 4).
+"""Losses over one set of columns that all lines of a batch share (systems.md 1.5, 3 and 4).
 
-Shape legend: B lines, P distinct items of the batch, D width.
+Shape legend: B lines, N columns (distinct items), K mixed negatives of a line.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-def in_batch_softmax(
-    user_BD: Tensor,
-    item_PD: Tensor,
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Relevance-improving hard negatives, `i_mix = α i⁺ + (1-α) i_hard`, α ~ U(low, high) (3.4).
+
+    Attributes:
+        most: hard negatives of a line, the largest scores; a third of the columns where those are
+            fewer than three times as many.
+        through_positive: whether the gradient flows into `i⁺` through the mix too.
+    """
+
+    low: float = 0.4
+    high: float = 0.6
+    most: int = 684
+    through_positive: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError("a mix needs 0 <= low <= high <= 1")
+        if self.most < 1:
+            raise ValueError("a mix needs at least one hard negative")
+
+
+def sampled_softmax(
+    score_BN: Tensor,
     *,
     positive_B: Tensor,
-    false_negative_BP: Tensor,
-    log_q_P: Tensor | None,
+    excluded_BN: Tensor,
+    log_q_N: Tensor | None,
     correct_positive: bool,
-    temperature: float,
+    mixed_BK: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of each line's item against the batch's other items.
+    """Cross-entropy of each line's item against all columns.
 
-    Each item is one column, however often it was taken, so that other occurrences of the positive
-    are no negatives. Popular items are in the batch too often; log q corrects that in one of two
-    ways, each right in its own sense (both are tested on problems with known chances):
+    Each item is one column, however many sources hold it, so that other occurrences of the
+    positive are no negatives. Popular items are among the columns too often; log q corrects that in
+    one of two ways, each right in its own sense (both are tested on problems with known chances):
 
-    * negatives only: each weighs one over its chance to be in the batch and the positive, which is
-      there for certain, weighs one. The sum over the batch is an unbiased estimate of the sum over
-      all items: the gradient tends to the full softmax's as the batch grows.
-    * the positive too: which item of the batch was taken is then a proper question whose right
-      answer is the full softmax's, so that its optimum is the same, whatever the batch's size.
+    * negatives only: each weighs one over its chance to be there and the positive, which is there
+      for certain, weighs one. The sum over the columns is an unbiased estimate of the sum over all
+      items: the gradient tends to the full softmax's as the columns grow.
+    * the positive too: which column was taken is then a proper question whose right answer is the
+      full softmax's, so that its optimum is the same, however few columns there are.
 
     Args:
-        user_BD, item_PD: vectors; the score is their inner product over the temperature.
+        score_BN: scores over the temperature.
         positive_B: each line's column.
-        false_negative_BP: columns left out of a line's sum (the rest of its own basket).
-        log_q_P: natural log of the chance that other requests of the batch hold the item, or None
-            for plain in-batch softmax.
+        excluded_BN: columns left out of a line's sum (the rest of its own basket).
+        log_q_N: natural log of each item's chance to be among the columns (`negatives.Chances`),
+            or None for plain sampled softmax.
         correct_positive: whether the positive's score is corrected as well.
+        mixed_BK: scores of further negatives that no chance has brought (`mixed`); -inf for none.
     Returns: mean loss in nats, scalar.
     Source: Bengio & Senecal, 2008 (negatives); Yi et al., RecSys 2019 (all).
     """
-    score_BP = user_BD @ item_PD.T / temperature
-    if log_q_P is not None:
-        correction_BP = (-log_q_P).expand_as(score_BP)
+    logit_BN = score_BN
+    if log_q_N is not None:
+        correction_BN = (-log_q_N).expand_as(score_BN)
         if not correct_positive:
-            correction_BP = correction_BP.scatter(1, positive_B.unsqueeze(1), 0.0)
-        score_BP = score_BP + correction_BP
-    score_BP = score_BP.masked_fill(false_negative_BP, -torch.inf)
-    return functional.cross_entropy(score_BP, positive_B)
+            correction_BN = correction_BN.scatter(1, positive_B.unsqueeze(1), 0.0)
+        logit_BN = logit_BN + correction_BN
+    logit_BN = logit_BN.masked_fill(excluded_BN, -torch.inf)
+    if mixed_BK is not None:
+        logit_BN = torch.cat([logit_BN, mixed_BK], 1)
+    return functional.cross_entropy(logit_BN, positive_B)
+
+
+def mixed(
+    score_BN: Tensor,
+    *,
+    positive_B: Tensor,
+    excluded_BN: Tensor,
+    mix: Mix,
+    dice: torch.Generator,
+) -> Tensor:
+    """Scores of each line's mixed negatives, [B, K].
+
+    The score is linear in the item: `α s⁺ + (1-α) s_hard`, and no mixed vector need be built. Not
+    so for a cosine.
+
+    Args:
+        score_BN: as they are, uncorrected.
+    """
+    own_B1 = positive_B.unsqueeze(1)
+    score_positive_B1 = score_BN.gather(1, own_B1)
+    if not mix.through_positive:
+        score_positive_B1 = score_positive_B1.detach()
+    negative_BN = score_BN.masked_fill(excluded_BN, -torch.inf).scatter(1, own_B1, -torch.inf)
+    columns = score_BN.shape[1]
+    hard_BK = negative_BN.topk(max(1, min(mix.most, (columns - 1) // 3)), dim=1).values
+    alpha_BK = torch.empty_like(hard_BK).uniform_(mix.low, mix.high, generator=dice)
+    return torch.where(
+        hard_BK.isinf(), hard_BK, alpha_BK * score_positive_B1 + (1 - alpha_BK) * hard_BK
+    )
+
+
+def pairwise_hinge(
+    score_BN: Tensor, *, positive_B: Tensor, excluded_BN: Tensor, margin: float
+) -> Tensor:
+    """`max(0, margin - s⁺ + s⁻)`, the mean over all pairs of a line's item and a negative."""
+    own_B1 = positive_B.unsqueeze(1)
+    negative_BN = (~excluded_BN).scatter(1, own_B1, value=False)
+    hinge_BN = functional.relu(margin - score_BN.gather(1, own_B1) + score_BN)
+    return hinge_BN[negative_BN].mean()

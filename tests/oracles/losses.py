@@ -13,7 +13,7 @@ def dot(left: Sequence[float], right: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(left, right, strict=True))
 
 
-def in_batch_softmax(
+def sampled_softmax(
     users: Vectors,
     items: Vectors,
     *,
@@ -22,14 +22,15 @@ def in_batch_softmax(
     q: Sequence[float] | None,
     correct_positive: bool,
     temperature: float,
+    mixed: Vectors | None = None,
 ) -> float:
     """Mean over lines of -log of the positive's share.
 
-    A line's negatives are the items outside of its basket, each weighed by 1/q; so is the positive
-    if asked for.
+    A line's negatives are the items outside of its basket, each weighed by 1/q (so is the positive
+    if asked for), and its mixed scores as they are.
     """
     losses = []
-    for user, own, basket in zip(users, positive, baskets, strict=True):
+    for line, (user, own, basket) in enumerate(zip(users, positive, baskets, strict=True)):
         weight = 1 / q[own] if q and correct_positive else 1
         top = math.exp(dot(user, items[own]) / temperature) * weight
         others = sum(
@@ -37,8 +38,22 @@ def in_batch_softmax(
             for number, item in enumerate(items)
             if number not in basket
         )
+        others += sum(map(math.exp, mixed[line])) if mixed else 0
         losses.append(-math.log(top / (top + others)))
     return sum(losses) / len(losses)
+
+
+def pairwise_hinge(
+    scores: Vectors, positive: Sequence[int], baskets: Sequence[set[int]], *, margin: float
+) -> float:
+    """Mean over all pairs of a line's item and an item outside of its basket."""
+    hinges = [
+        max(0.0, margin - row[own] + score)
+        for row, own, basket in zip(scores, positive, baskets, strict=True)
+        for number, score in enumerate(row)
+        if number not in basket
+    ]
+    return sum(hinges) / len(hinges)
 
 
 def full_softmax_gradient(

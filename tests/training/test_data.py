@@ -13,7 +13,8 @@ from pagoda.text import Tokenizer
 from pagoda.windows import WindowSpec
 from tests.training import toy
 from tests.training.conftest import MakeExamples
-from training.data import Examples, batches, log_inclusion, prepare
+from training.data import IN_BATCH, Examples, batches, chances, prepare
+from training.negatives import Negatives, draw
 
 
 def test_rows_are_cut_at_their_own_moment_and_the_future_is_not_seen(
@@ -103,7 +104,7 @@ def test_only_items_of_the_same_basket_are_false_negatives(
     item_of_line = batch.items.item_M[batch.positive_B]
     for line, request in enumerate(batch.user.request_B):
         basket = set(item_of_line[batch.user.request_B == request].tolist())
-        masked = set(batch.items.item_M[batch.false_negative_BP[line]].tolist())
+        masked = set(batch.items.item_M[batch.excluded_BP[line]].tolist())
         assert masked == basket - {int(item_of_line[line])}
 
 
@@ -112,7 +113,8 @@ def test_log_q_is_the_share_of_batches_that_hold_the_item(
 ) -> None:
     """Counted over many epochs, for a request that lacks the item, against the formula."""
     size = 6
-    q = np.exp(log_inclusion(examples, size))
+    held = chances(examples, size, pool=len(catalogue), negatives=IN_BATCH)
+    q = np.exp(held.log_q(np.arange(len(catalogue) + 1)))
     requests_of = {
         item: set(examples.request_B[examples.item_B == item].tolist())
         for item in np.unique(examples.item_B).tolist()
@@ -133,6 +135,29 @@ def test_log_q_is_the_share_of_batches_that_hold_the_item(
             for _ in range(2_000)
         ]
         assert q[item] == pytest.approx(np.mean(held), abs=0.06)
+
+
+@pytest.mark.parametrize("others_count", [True, False])
+def test_drawn_items_are_columns_and_only_they_where_others_do_not_count(
+    examples: Examples, catalogue: Catalogue, *, others_count: bool
+) -> None:
+    negatives = Negatives(batch=others_count, uniform=12)
+    batch, again = (
+        next(
+            batches(examples, catalogue, requests_per_batch=8, seed=5, epoch=0, negatives=negatives)
+        )
+        for _ in range(2)
+    )
+    items = batch.items.item_M.numpy()
+    drawn = set(draw(12, pool=len(catalogue), seed=(5, 0, 0)).tolist())
+    assert items.tolist() == again.items.item_M.tolist()
+    assert drawn < set(items.tolist())
+    item_of_line = items[batch.positive_B.numpy()]
+    for line, request in enumerate(batch.user.request_B):
+        basket = set(item_of_line[(batch.user.request_B == request).numpy()].tolist())
+        counted = set(items.tolist()) if others_count else drawn
+        left = set(items[~batch.excluded_BP[line].numpy()].tolist())
+        assert left == counted - basket | {int(item_of_line[line])}
 
 
 def test_ragged_rows_are_taken_and_padded() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,17 @@ from tests.training import toy
 from tests.training.conftest import MakeExamples
 from training.data import Examples
 from training.loop import LoopConfig, Step, train
+from training.losses import Mix
+from training.negatives import Negatives
 from training.optimisers import AdagradConfig, clip_gradients
 
 MGDSPR = MgdsprConfig(width=16, attribute_width=8, heads=2)
 ALPHA_DNN = AlphaDnnConfig(width=16, attribute_width=8, hidden=(24, 16))
 BOTH = pytest.mark.parametrize("config", [MGDSPR, ALPHA_DNN], ids=["mgdspr", "alpha_dnn"])
 SHORT = LoopConfig(epochs=2, requests_per_batch=12, checkpoint_steps=3)
+EVERYTHING = replace(
+    SHORT, negatives=Negatives(uniform=10, memory=2, memory_after=1), mix=Mix(most=5)
+)
 
 
 @pytest.fixture(scope="session")
@@ -76,9 +82,11 @@ def test_the_same_seed_gives_the_same_losses_and_another_gives_others(
 
 
 @BOTH
+@pytest.mark.parametrize("loop", [SHORT, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("stop_after", [4, 7])
 def test_resumed_training_equals_uninterrupted_bit_for_bit(
     config: Config,
+    loop: LoopConfig,
     stop_after: int,
     sizes: Sizes,
     examples: Examples,
@@ -86,7 +94,7 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(
     tmp_path: Path,
 ) -> None:
     whole = built(config, sizes)
-    losses = train(whole, examples, catalogue, SHORT)
+    losses = train(whole, examples, catalogue, loop)
     checkpoint = tmp_path / "checkpoint.safetensors"
 
     def interrupt(step: Step) -> None:
@@ -98,7 +106,7 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(
             built(config, sizes),
             examples,
             catalogue,
-            SHORT,
+            loop,
             checkpoint=checkpoint,
             on_step=interrupt,
         )
@@ -108,7 +116,7 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(
         resumed,
         examples,
         catalogue,
-        SHORT,
+        loop,
         checkpoint=checkpoint,
         on_step=lambda step: steps.append(step.step),
     )
@@ -116,6 +124,26 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(
     assert found == losses
     expected = weights(whole)
     assert all(torch.equal(each, expected[name]) for name, each in weights(resumed).items())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(SHORT, negatives=Negatives(uniform=10)),
+        replace(SHORT, negatives=Negatives(batch=False, uniform=10)),
+        replace(SHORT, negatives=Negatives(memory=2)),
+        replace(SHORT, mix=Mix(most=5)),
+        replace(SHORT, loss="hinge"),
+    ],
+    ids=["uniform", "only uniform", "memory", "mix", "hinge"],
+)
+def test_each_part_of_the_loss_changes_what_is_learned_and_is_learned_from(
+    other: LoopConfig, sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    longer = replace(other, epochs=12)
+    losses = train(built(MGDSPR, sizes), examples, catalogue, longer)
+    assert losses[:4] != train(built(MGDSPR, sizes), examples, catalogue, SHORT)[:4]
+    assert sum(losses[-4:]) < sum(losses[:4])
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_batch(

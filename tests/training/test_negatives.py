@@ -1,0 +1,186 @@
+"""Each source of negatives, and their sums, are what they say, by the production loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pagoda.models.base import TwoTowers
+from pagoda.models.behaviour import Behaviour
+from pagoda.models.catalogue import Catalogue
+from pagoda.models.inputs import ItemBatch, UserBatch
+from pagoda.models.ragged import Ragged
+from pagoda.text import Tokenizer
+from pagoda.windows import LONG_TERM_ACTIONS
+from tests.oracles import losses as oracle
+from tests.training import toy
+from training import loop
+from training.data import Examples, batches, chances
+from training.loop import LoopConfig
+from training.negatives import Chances, Memory, Negatives, draw
+
+ITEMS, REQUESTS, AT_ONCE, WIDTH = 100, 6_000, 120, 3
+SUMS = {
+    "batch": Negatives(),
+    "uniform": Negatives(batch=False, uniform=50),
+    "batch + uniform": Negatives(uniform=25),
+    "batch + memory": Negatives(memory=3),
+    "batch + uniform + memory": Negatives(uniform=25, memory=2, memory_after=4),
+}
+
+
+class Given(TwoTowers):
+    """One user vector for all lines, and item vectors, both given."""
+
+    def __init__(self, user_D: Tensor, item_MD: Tensor) -> None:
+        super().__init__()
+        self.user_D, self.item_MD = nn.Parameter(user_D), item_MD
+
+    def encode_user(self, batch: UserBatch) -> Tensor:
+        return self.user_D.expand(len(batch.request_B), -1)
+
+    def encode_item(self, items: ItemBatch) -> Tensor:
+        return self.item_MD[items.item_M]
+
+
+@pytest.fixture(scope="module")
+def shop(tokenizer: Tokenizer) -> Catalogue:
+    rows = toy.items().slice(0, 1).to_pylist() * ITEMS
+    named = [{**row, "item_key": n + 1, "item_id": f"n{n}"} for n, row in enumerate(rows)]
+    return Catalogue.build(pa.Table.from_pylist(named, schema=toy.items().schema), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def drawn(tokenizer: Tokenizer) -> tuple[Examples, torch.Tensor]:
+    """Requests of one line each, and item vectors: what is popular lies in one direction."""
+    dice = np.random.default_rng(0)
+    items = np.concatenate([np.zeros((1, WIDTH)), dice.normal(size=(ITEMS, WIDTH)) / 2])
+    weight = np.exp(2 * items[1:, 0])
+    taken = 1 + dice.choice(ITEMS, size=REQUESTS, p=weight / weight.sum())
+    nothing = Ragged.from_rows([[]] * REQUESTS)
+    examples = Examples(
+        behaviour=Behaviour(
+            real_time=nothing,
+            short_term=nothing,
+            long_term=dict.fromkeys(LONG_TERM_ACTIONS, nothing),
+            queries=nothing,
+            stats_UF=np.zeros((REQUESTS, 1), np.float32),
+        ),
+        texts=tokenizer.encode(["milk"]),
+        text_list=["milk"],
+        user_key_U=np.arange(REQUESTS),
+        t_ms_U=np.arange(REQUESTS),
+        request_B=np.arange(REQUESTS, dtype=np.int32),
+        text_B=np.zeros(REQUESTS, np.int32),
+        item_B=taken.astype(np.int32),
+    )
+    return examples, torch.tensor(items)
+
+
+@pytest.mark.parametrize("negatives", SUMS.values(), ids=SUMS)
+def test_the_expected_gradient_is_that_of_the_full_softmax(
+    negatives: Negatives, drawn: tuple[Examples, torch.Tensor], shop: Catalogue
+) -> None:
+    """Over many batches; and without the correction it is not, but for uniform draws."""
+    examples, item_MD = drawn
+    user = torch.tensor([1.0, -0.5, 0.5], dtype=item_MD.dtype)
+    full = {
+        item: np.array(
+            oracle.full_softmax_gradient(user.tolist(), item_MD[1:].tolist(), item - 1, 1.0)
+        )
+        for item in np.unique(examples.item_B).tolist()
+    }
+
+    def error(log_q: str) -> float:
+        config = LoopConfig(
+            requests_per_batch=AT_ONCE,
+            negatives=negatives,
+            temperature=1.0,
+            log_q=log_q,  # type: ignore[arg-type]
+        )
+        model, memory = Given(user, item_MD), Memory(negatives.memory)
+        held = chances(examples, AT_ONCE, len(shop), negatives)
+        differences, step = [], 0
+        for epoch in range(3):
+            for batch in batches(
+                examples,
+                shop,
+                requests_per_batch=AT_ONCE,
+                seed=1,
+                epoch=epoch,
+                negatives=negatives,
+            ):
+                loss = loop._loss(model, batch, config, held, memory, step=step)
+                (gradient,) = torch.autograd.grad(loss, model.user_D)
+                taken = batch.items.item_M[batch.positive_B].tolist()
+                differences.append(gradient.numpy() - np.mean([full[n] for n in taken], axis=0))
+                step += 1
+        settled = differences[negatives.memory_after + negatives.memory :]
+        return float(np.abs(np.mean(settled, axis=0)).max())
+
+    assert error("negatives") < 0.02
+    if negatives.batch:
+        assert error("off") > 0.05
+
+
+def test_a_chance_is_the_share_of_batches_that_hold_the_item() -> None:
+    """Counted over sets that are drawn here, for every sum of sources."""
+    dice = np.random.default_rng(3)
+    requests, pool, size = 200, 12, 10
+    taken_by = dice.choice(pool, size=requests, p=np.arange(1, pool + 1) / 78) + 1
+    counts = np.bincount(taken_by, minlength=pool + 1)
+    for name, negatives in SUMS.items():
+        few = Negatives(batch=negatives.batch, uniform=negatives.uniform // 25)
+        held = Chances(counts, requests=requests, requests_per_batch=size, pool=pool, negatives=few)
+        found = np.exp(held.log_q(np.arange(1, pool + 1), remembered=negatives.memory))
+        seen = np.zeros(pool + 1)
+        rounds = 4_000
+        for number in range(rounds):
+            there: set[int] = set()
+            for _ in range(negatives.memory):
+                there |= set(taken_by[dice.permutation(requests)[:size]].tolist())
+            if few.batch:  # of a line whose own request has not taken the item, all others
+                there |= set(taken_by[dice.permutation(requests)[: size - 1]].tolist())
+            if few.uniform:
+                there |= set(draw(few.uniform, pool=pool, seed=(9, number)).tolist())
+            seen[list(there)] += 1
+        np.testing.assert_allclose(found, seen[1:] / rounds, atol=0.03, err_msg=name)
+
+
+def test_memory_holds_the_newest_vector_of_each_item_and_none_of_the_batchs() -> None:
+    memory = Memory(2)
+    for number, items in enumerate(([1, 2], [2, 3], [3, 4])):
+        vectors = torch.full((2, 2), float(number), requires_grad=True)
+        memory.add(np.array(items), vectors)
+    items, vectors = memory.columns(besides=np.array([4, 9]))
+    assert items.tolist() == [2, 3]
+    assert vectors[:, 0].tolist() == [1.0, 2.0]
+    assert not vectors.requires_grad
+    other = Memory(2)
+    other.take_up(memory.tensors())
+    again, same = other.columns(besides=np.array([4, 9]))
+    assert (again.tolist(), same.tolist()) == (items.tolist(), vectors.tolist())
+
+
+def test_memory_is_used_when_it_may_be() -> None:
+    negatives = Negatives(memory=3, memory_after=2)
+    assert [negatives.remembered(step) for step in range(6)] == [0, 0, 2, 3, 3, 3]
+    with pytest.raises(ValueError, match="need the batch or items drawn"):
+        Negatives(batch=False)
+    with pytest.raises(ValueError, match="memory goes on from the batch"):
+        Negatives(batch=False, uniform=2, memory=3)
+
+
+def test_draws_are_distinct_items_of_the_pool_and_repeat() -> None:
+    seen = np.zeros(21)
+    for number in range(500):
+        items = draw(5, pool=20, seed=(1, number))
+        assert len(set(items.tolist())) == 5
+        assert items.tolist() == draw(5, pool=20, seed=(1, number)).tolist()
+        seen[items] += 1
+    assert seen[0] == 0
+    assert np.abs(seen[1:] / 500 - 0.25).max() < 0.08
+    assert draw(50, pool=20, seed=(1,)).tolist() == list(range(1, 21))

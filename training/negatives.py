@@ -1,0 +1,147 @@
+"""Which items a line's taken item is told from, and how likely each was to be among them.
+
+    batch     what other requests of the batch have taken
+    uniform   drawn from the whole pool, anew for every batch
+    memory    what the batches before it had taken, as they were encoded then
+
+Any sum of them. An item is one column, whoever holds it: its chance to be there is the chance that
+not all sources missed it, and that is what `training.losses` corrects its score by. So each source
+says one thing only, the log of its chance to miss an item.
+
+Sources: Yi et al., RecSys 2019 (batch); Li et al., KDD 2021, 3.4 (uniform); Yang et al., WWW 2020
+(batch + uniform); Wang et al., SIGIR 2021 (memory, CBNS).
+
+Shape legend: P items of a batch, N columns, D width.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Numbers = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Negatives:
+    """The sources that add up.
+
+    Attributes:
+        batch: the batch's other requests.
+        uniform: items drawn from the pool for each batch, without replacement.
+        memory: batches before this one.
+        memory_after: steps before the memory is used; until then vectors change too quickly.
+    """
+
+    batch: bool = True
+    uniform: int = 0
+    memory: int = 0
+    memory_after: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.uniform, self.memory, self.memory_after) < 0:
+            raise ValueError("uniform, memory and memory_after must not be negative")
+        if not (self.batch or self.uniform):
+            raise ValueError("negatives need the batch or items drawn from the pool")
+        if self.memory and not self.batch:
+            raise ValueError("the memory goes on from the batch: it needs it too")
+
+    def remembered(self, step: int) -> int:
+        """Batches whose items are columns of this step, counted from 0."""
+        return min(step, self.memory) if step >= self.memory_after else 0
+
+
+class Chances:
+    """How likely an item is to be among a batch's columns, by another request than a line's own.
+
+    An item that c of R requests have taken is missed by n of them with C(R-c, n) / C(R, n): the
+    batch's others are n - 1 of R - 1. Of M items the u that are drawn miss it with 1 - u/M.
+    Batches of the memory count as if each were drawn anew.
+    """
+
+    def __init__(
+        self,
+        taken: Numbers,
+        *,
+        requests: int,
+        requests_per_batch: int,
+        pool: int,
+        negatives: Negatives,
+    ) -> None:
+        """
+        Args:
+            taken: by item number, how many requests have taken the item, [pool + 1].
+            requests: R. requests_per_batch: n. pool: M.
+        """
+        others = requests_per_batch - 1 if negatives.batch else 0
+        self._by_batch = _log_missed(np.minimum(taken, requests - 1), others, requests - 1)
+        self._by_remembered = _log_missed(taken, requests_per_batch, requests)
+        with np.errstate(divide="ignore"):
+            self._by_draw = np.log1p(-min(negatives.uniform / max(pool, 1), 1.0))
+
+    def log_q(self, items: Numbers, *, remembered: int = 0) -> npt.NDArray[np.float32]:
+        """Natural log of each item's chance, [N]; -inf for one that no source could hold."""
+        log_missed = self._by_batch[items] + self._by_draw
+        if remembered:
+            log_missed = log_missed + remembered * self._by_remembered[items]
+        with np.errstate(divide="ignore"):
+            log_q: npt.NDArray[np.float32] = np.log(-np.expm1(log_missed)).astype(np.float32)
+        return log_q
+
+
+def _log_missed(taken: Numbers, drawn: int, requests: int) -> npt.NDArray[np.float64]:
+    """Log of the chance that `drawn` of the requests are none of those that took an item."""
+    left = torch.from_numpy(requests - taken.astype(np.float64))
+    all_ = torch.tensor(float(requests), dtype=torch.float64)
+    ways = torch.lgamma(left + 1) - torch.lgamma((left - drawn).clamp(min=0) + 1)
+    of = torch.lgamma(all_ + 1) - torch.lgamma(all_ - drawn + 1)
+    return torch.where(left >= drawn, ways - of, -torch.inf).numpy()
+
+
+def draw(count: int, *, pool: int, seed: tuple[int, ...]) -> Numbers:
+    """So many distinct item numbers of 1 to `pool`, ascending; the same seed draws the same."""
+    dice = np.random.default_rng(seed)
+    return np.sort(1 + dice.choice(pool, size=min(count, pool), replace=False, shuffle=False))
+
+
+class Memory:
+    """Items that recent batches have taken, newest last, with their vectors of that time."""
+
+    def __init__(self, batches: int) -> None:
+        """Keep the last so many batches."""
+        self._held: deque[tuple[Numbers, Tensor]] = deque(maxlen=batches)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, items: Numbers, vectors_PD: Tensor) -> None:
+        """Remember what a batch has taken; no gradient flows back into it."""
+        self._held.append((items, vectors_PD.detach().clone()))
+
+    def columns(self, besides: Numbers) -> tuple[Numbers, Tensor]:
+        """Distinct items but for those of the batch, each with its newest vector: [N], [N, D]."""
+        newest_first = list(self._held)[::-1]
+        items = np.concatenate([each for each, _ in newest_first])
+        distinct, place = np.unique(items, return_index=True)
+        place = place[~np.isin(distinct, besides)]
+        vectors = torch.cat([each for _, each in newest_first])
+        return items[place], vectors[torch.from_numpy(place)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps, by name."""
+        kept: dict[str, Tensor] = {}
+        for number, (items, vectors) in enumerate(self._held):
+            kept[f"{number}.items"] = torch.from_numpy(items.astype(np.int64))
+            kept[f"{number}.vectors"] = vectors
+        return kept
+
+    def take_up(self, kept: dict[str, Tensor]) -> None:
+        """Go on with what a checkpoint kept."""
+        self._held.clear()
+        for number in range(len(kept) // 2):
+            self._held.append((kept[f"{number}.items"].numpy(), kept[f"{number}.vectors"]))
