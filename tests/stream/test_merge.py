@@ -133,8 +133,8 @@ def row_of(candidates: Candidates) -> dict[str, Any]:
 
 def known(arrivals: Arrivals) -> Candidates:
     """The candidates of one user who did just that, all of it counting."""
-    far = WindowSpec(batch_delay_days=10**4, recent_days=10**4 + 1)
-    (after,) = advance_all([Candidates()], News.of([arrivals]), now_ms=10**9, spec=far)
+    far = WindowSpec(batch_delay_days=10**5, recent_days=10**5 + 1)
+    (after,) = advance_all([Candidates()], News.of([arrivals]), now_ms=2 * 10**12, spec=far)
     return after
 
 
@@ -229,6 +229,26 @@ def test_rows_are_equal_if_clicks_and_queries_are() -> None:
     different = [CLICKED, ASKED, BOTH, NOTHING]
     for number, left in enumerate(different):
         assert [equal(left, right) for right in different] == [n == number for n in range(4)]
+
+
+def test_only_columns_that_change_are_written() -> None:
+    later = known(Arrivals(clicks=[(100, 1, 1), (101, 2, 2)], queries=[(100, 1, "tea")]))
+    clicks, queries = (
+        {name for name in row_of(BOTH) if name.startswith(part)} for part in ("click_", "query_")
+    )
+    assert set(changed_columns(None, BOTH)) == clicks | queries
+    assert set(changed_columns(BOTH, later)) == clicks
+    assert set(changed_columns(CLICKED, BOTH)) == queries
+    assert changed_columns(BOTH, BOTH) == {}
+
+
+def test_what_grows_too_old_goes_and_leaves_the_keys_of_others_exact() -> None:
+    """Without anything new: 63-bit keys would not survive a detour over floats."""
+    now_ms, key = 1_709_251_200_000, 2**62 + 1
+    held = Arrivals(clicks=[(now_ms - 9 * DAY, 1, 1), (now_ms - DAY, key, key + 2)])
+    (after,) = advance_all([known(held)], News.of([Arrivals()]), now_ms=now_ms, spec=SMALL)
+    (event,), (item,) = after.clicks.event.tolist(), after.clicks.value.tolist()
+    assert (event, item) == (key, key + 2)
 
 
 @pytest.mark.parametrize(
