@@ -72,7 +72,7 @@ for name, max_examples in (("mutation", 12), ("mutation-thorough", 80)):
     )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pagoda"))
 # One lane of `make test`; all other rooms are the second, which takes about as long.
-ROAD = {"road", "dags", "serving", "index", "test_servers.py", "test_stages.py"}
+ROAD = {"road", "dags", "serving", "index", "bench", "test_servers.py", "test_stages.py"}
 NewHome = Callable[[], Settings]
 Home = Callable[[str], Settings]
 _FETCHED = load(home=home_folder())
@@ -80,6 +80,7 @@ _FETCHED = load(home=home_folder())
 
 def pytest_configure() -> None:
     """A polite kill ends the servers too, as Ctrl-C does."""
+    os.environ.pop("COLUMNS", None)  # pytest-xdist's; what programs print here goes into logs
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 

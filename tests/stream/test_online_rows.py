@@ -262,7 +262,7 @@ def test_a_writer_that_slept_undoes_nobody_elses_work(
     assert state.merge({key: clicked}, now_ms=NOW_MS) == 1
     mine = Candidates(clicks=items([NOW_MS], [2], [2]))
     assert sleeper.swap([(read, mine)], now_ms=NOW_MS) == [False]
-    assert sleeper.merge({key: mine}, now_ms=NOW_MS) == 1
+    assert sleeper.merge({key: Arrivals(clicks=[(NOW_MS, 2, 2)])}, now_ms=NOW_MS) == 1
     row = online(stream_home, user)
     assert row is not None
     assert row["click_events"] == [1, 2]
