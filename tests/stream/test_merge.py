@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
@@ -247,8 +248,9 @@ def test_what_grows_too_old_goes_and_leaves_the_keys_of_others_exact() -> None:
     now_ms, key = 1_709_251_200_000, 2**62 + 1
     held = Arrivals(clicks=[(now_ms - 9 * DAY, 1, 1), (now_ms - DAY, key, key + 2)])
     (after,) = advance_all([known(held)], News.of([Arrivals()]), now_ms=now_ms, spec=SMALL)
-    (event,), (item,) = after.clicks.event.tolist(), after.clicks.value.tolist()
-    assert (event, item) == (key, key + 2)
+    columns = [after.clicks.ts, after.clicks.event, after.clicks.value]
+    assert [each.tolist() for each in columns] == [[now_ms - DAY], [key], [key + 2]]
+    assert {each.dtype for each in columns} == {np.dtype(np.int64)}
 
 
 @pytest.mark.parametrize(
