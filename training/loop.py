@@ -164,12 +164,14 @@ def _loss(
             mix=config.mix,
             dice=torch.Generator().manual_seed(config.seed * 1_000_003 + step),
         )
-    log_q_N = torch.from_numpy(held.log_q(items_N, remembered=remembered))
+    log_q_N = None
+    if config.log_q != "off":
+        log_q_N = torch.from_numpy(held.log_q(items_N, remembered=remembered))
     return sampled_softmax(
         score_BN,
         positive_B=batch.positive_B,
         excluded_BN=excluded_BN,
-        log_q_N=None if config.log_q == "off" else log_q_N,
+        log_q_N=log_q_N,
         correct_positive=config.log_q == "all",
         mixed_BK=mixed_BK,
     )

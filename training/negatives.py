@@ -116,9 +116,6 @@ class Memory:
         """Keep the last so many batches."""
         self._held: deque[tuple[Numbers, Tensor]] = deque(maxlen=batches)
 
-    def __len__(self) -> int:
-        return len(self._held)
-
     def add(self, items: Numbers, vectors_PD: Tensor) -> None:
         """Remember what a batch has taken; no gradient flows back into it."""
         self._held.append((items, vectors_PD.detach().clone()))

@@ -95,6 +95,31 @@ def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def test_log_q_of_negatives_makes_the_expected_gradient_that_of_the_full_softmax() -> None:
+    """Batches drawn by known, skewed chances: corrected agrees, uncorrected does not."""
+    dice = np.random.default_rng(0)
+    items, user = dice.normal(size=(400, 3)) / 2, dice.normal(size=3)
+    positive, temperature = 4, 1.0
+    # The popular half of one corner of the space: plain in-batch softmax pushes it away too hard.
+    q = np.where(items[:, 0] > 0, 0.9, 0.15)
+    draws = 400
+    corrected, plain = (
+        np.mean(
+            [
+                _gradient(dice, items, user, positive, q, temperature, correct=correct)
+                for _ in range(draws)
+            ],
+            axis=0,
+        )
+        for correct in (True, False)
+    )
+    full = np.array(
+        oracle.full_softmax_gradient(user.tolist(), items.tolist(), positive, temperature)
+    )
+    assert np.abs(corrected - full).max() < 0.02
+    assert np.abs(plain - full).max() > 0.1
+
+
 def test_log_q_of_all_keeps_the_full_softmax_as_the_optimum_in_the_smallest_batches() -> None:
     """At the true distribution's own logits the expected gradient is zero, counted exactly.
 
@@ -122,3 +147,28 @@ def test_log_q_of_all_keeps_the_full_softmax_as_the_optimum_in_the_smallest_batc
                 expected[corrected] += weight * logits.grad
     assert expected[True].abs().max() < 1e-6
     assert expected[False].abs().max() > 0.02
+
+
+def _gradient(
+    dice: np.random.Generator,
+    items: np.ndarray,
+    user: np.ndarray,
+    positive: int,
+    q: np.ndarray,
+    temperature: float,
+    *,
+    correct: bool,
+) -> np.ndarray:
+    """The user vector's gradient for one batch: the positive, and others by their chances."""
+    held = np.flatnonzero(dice.uniform(size=len(items)) < q)
+    batch = np.union1d(held, [positive])
+    user_BD = torch.tensor(user[None], requires_grad=True)
+    sampled_softmax(
+        user_BD @ torch.tensor(items[batch]).T / temperature,
+        positive_B=torch.tensor([int(np.searchsorted(batch, positive))]),
+        excluded_BN=torch.zeros(1, len(batch), dtype=torch.bool),
+        log_q_N=torch.tensor(np.log(q[batch])) if correct else None,
+        correct_positive=False,
+    ).backward()
+    assert user_BD.grad is not None
+    return user_BD.grad.numpy()[0]
