@@ -40,7 +40,8 @@ def run(app: typer.Typer | Callable[[], Any]) -> None:
         if os.environ.get("PAGODA_DEBUG"):
             raise
         people.print(f"[bold red]error[/] {type(error).__name__}: ", end="")
-        people.print(str(error), markup=False, highlight=False)
+        # Not cut into lines here: a command in it must be one piece, to copy and to find in logs.
+        people.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
 
 
