@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -39,6 +40,8 @@ FUTURE_TOLERANCE_MS = 5 * 60_000
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
+# Users and items come again and again, events do not.
+_repeated_key = lru_cache(maxsize=32_768)(key_of)
 _EARLIEST_MS = (_EARLIEST - _EPOCH) // _MS
 
 
@@ -97,7 +100,7 @@ class Event:
     @property
     def user_key(self) -> int:
         """The key of the user."""
-        return key_of("user", self.user_id)
+        return _repeated_key("user", self.user_id)
 
     @property
     def event_key(self) -> int:
@@ -107,7 +110,7 @@ class Event:
     @property
     def item_key(self) -> int:
         """The key of the item."""
-        return key_of("item", self.item_id)
+        return _repeated_key("item", self.item_id)
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -122,7 +125,7 @@ class Search:
     @property
     def user_key(self) -> int:
         """The key of the user."""
-        return key_of("user", self.user_id)
+        return _repeated_key("user", self.user_id)
 
     @property
     def search_key(self) -> int:
@@ -151,7 +154,7 @@ class ItemUpdate:
     @property
     def item_key(self) -> int:
         """The key of the item."""
-        return key_of("item", self.item_id)
+        return _repeated_key("item", self.item_id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,14 +18,21 @@ import numpy.typing as npt
 from pagoda.sequences import Int64s
 
 _LONGEST = 10  # bytes of a varint
-# By a varint's length, which of eight bytes read at its start are its own, without their top bits.
+# By a varint's length less one, which of the eight bytes from its start are its own, without their
+# top bits; and of the ninth and the tenth byte.
 _OWN = np.array(
-    [int.from_bytes(b"\x7f" * min(length, 8), "little") for length in range(_LONGEST + 1)],
+    [int.from_bytes(b"\x7f" * min(length, 8), "little") for length in range(1, _LONGEST + 1)],
     np.uint64,
 )
-
-_NINTH = np.array([0x7F if length > 8 else 0 for length in range(_LONGEST + 1)], np.uint8)
-_TENTH = np.array([0x01 if length > 9 else 0 for length in range(_LONGEST + 1)], np.uint8)
+_BEYOND = np.array([0] * 8 + [0x7F, 0x017F], np.uint64)
+_PADDING = bytes(16)  # so that eight bytes can be read from eight behind the last one
+# How far the upper of two neighbours goes down, and which bits are the lower one's.
+_PAIRS = [
+    (np.uint64(1), np.uint64(0x007F_007F_007F_007F)),
+    (np.uint64(2), np.uint64(0x0000_3FFF_0000_3FFF)),
+    (np.uint64(4), np.uint64(0x0000_0000_0FFF_FFFF)),
+]
+_U8, _U56, _U63 = map(np.uint64, (8, 56, 63))
 _POWERS = np.array([2 ** (7 * place) for place in range(1, _LONGEST)], np.uint64)
 
 
@@ -37,22 +44,26 @@ def decode(packed: Sequence[bytes]) -> list[Int64s]:
     """The integers of each list. Raises: Unreadable."""
     if any(each and each[-1] > 0x7F for each in packed):
         raise Unreadable("a list ends within an integer")
-    joined = b"".join([*packed, bytes(_LONGEST)])
-    octets = np.frombuffer(joined, np.uint8)
-    size = len(joined) - _LONGEST
-    ends = (octets[:size] < 0x80).nonzero()[0]
+    joined = b"".join([*packed, _PADDING])
+    octets = np.frombuffer(joined, np.uint8, len(joined) - len(_PADDING))
+    ends = (octets < 0x80).nonzero()[0]
     starts = np.empty_like(ends)
-    starts[:1], starts[1:] = 0, ends[:-1] + 1
-    lengths = ends - starts + 1
-    longest = lengths.max(initial=0)
+    starts[:1] = 0
+    np.add(ends[:-1], 1, out=starts[1:])
+    more = ends - starts  # bytes after the first
+    longest = more.max(initial=0) + 1
     if longest > _LONGEST:
         raise Unreadable("an integer has more than ten bytes")
-    eights = np.ndarray(size, "<u8", octets, strides=(1,))  # the eight bytes at each byte
-    numbers = _joined(eights[starts] & _OWN[lengths])
+    eights = np.ndarray(len(octets) + 8, "<u8", joined, strides=(1,))  # the eight from each byte
+    numbers = eights[starts]
+    numbers &= _OWN.take(more)
+    _join(numbers)
     if longest > 8:
-        numbers |= (octets[starts + 8] & _NINTH[lengths]).astype(np.uint64) << np.uint64(56)
-    if longest > 9:
-        numbers |= (octets[starts + 9] & _TENTH[lengths]).astype(np.uint64) << np.uint64(63)
+        beyond = eights[starts + 8]
+        beyond &= _BEYOND.take(more)
+        numbers |= beyond << _U56
+        if longest > 9:
+            numbers |= (beyond >> _U8) << _U63
     at = ends.searchsorted([0, *accumulate(map(len, packed))]).tolist()
     values = numbers.view(np.int64)
     return [values[begin:end] for begin, end in pairwise(at)]
@@ -72,13 +83,11 @@ def encode(lists: Sequence[Int64s]) -> list[bytes]:
     return [data[begin:end] for begin, end in pairwise(at)]
 
 
-def _joined(eights: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _join(eights: npt.NDArray[np.uint64]) -> None:
     """The seven low bits of each of eight bytes side by side: pairs, pairs of pairs, all."""
-    for bits, low in (
-        (1, 0x007F_007F_007F_007F),
-        (2, 0x0000_3FFF_0000_3FFF),
-        (4, 0x0000_0000_0FFF_FFFF),
-    ):
-        high = low << (8 * bits)
-        eights = (eights & np.uint64(low)) | ((eights & np.uint64(high)) >> np.uint64(bits))
-    return eights
+    high = np.empty_like(eights)
+    for bits, mask in _PAIRS:
+        np.bitwise_and(eights, mask << bits * _U8, out=high)
+        high >>= bits
+        eights &= mask
+        eights |= high

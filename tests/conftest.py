@@ -85,7 +85,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make mutate` wants to know soon: the quickest tests first, by what mutmut has measured."""
+    """The road first: its servers end with it, a session's own stay, and idle at half a core.
+
+    `make mutate` wants to know soon: the quickest tests first, by what mutmut has measured.
+    """
+    items.sort(key=lambda item: _room(item.nodeid) != "road")
     measured = Path("mutmut-stats.json")  # it runs the tests in its folder
     if measured.exists():
         seconds = json.loads(measured.read_text())["duration_by_test"]
@@ -96,8 +100,7 @@ class Lanes(LoadScopeScheduling):
     """Of pytest-xdist: each of its two workers has a lane, and runs it in order."""
 
     def _split_scope(self, nodeid: str) -> str:
-        room = nodeid.removeprefix("tests/").split("/")[0].split("::")[0]
-        return "road" if room in ROAD else "rooms"
+        return "road" if _room(nodeid) in ROAD else "rooms"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
@@ -197,6 +200,11 @@ def artefact(name: str) -> Path:
     folder = PROJECT_ROOT / "artefacts"
     folder.mkdir(exist_ok=True)
     return folder / re.sub(r"[^\w.-]", "_", name)
+
+
+def _room(nodeid: str) -> str:
+    """The folder of a test, or its file where it lies in none."""
+    return nodeid.removeprefix("tests/").split("/")[0].split("::")[0]
 
 
 class _Home:

@@ -80,7 +80,8 @@ class Chances:
         """
         others = requests_per_batch - 1 if negatives.batch else 0
         self._by_batch = _log_missed(np.minimum(taken, requests - 1), others, requests - 1)
-        self._by_remembered = _log_missed(taken, requests_per_batch, requests)
+        if negatives.memory:
+            self._by_remembered = _log_missed(taken, requests_per_batch, requests)
         with np.errstate(divide="ignore"):
             self._by_draw = np.log1p(-min(negatives.uniform / max(pool, 1), 1.0))
 

@@ -8,24 +8,23 @@ rebuild beside the live stream (ADR 8).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import redis
 import structlog
 
 from jobs.stream.merge import Arrivals, News, advance_all, changed_columns, equal, remembered
 from pagoda import faults, online_layout
 from pagoda.errors import Conflict, DependencyDown
-from pagoda.features import USER_INTRADAY
+from pagoda.features import USER_INTRADAY, candidates_of
 from pagoda.forgotten import consulted
 from pagoda.online import connect
-from pagoda.online_layout import Damaged, Keys, Row, StampedRow
-from pagoda.sequences import EMPTY_ITEMS, EMPTY_QUERIES
-from pagoda.sequences import Sequence as Events
+from pagoda.online_layout import Damaged, Keys, StampedRow
+from pagoda.redis_line import Asked, Line
 from pagoda.settings import Settings
 from pagoda.windows import Candidates, WindowSpec
 
@@ -38,6 +37,7 @@ if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 return 1
 """
+_SWAP_SHA = hashlib.sha1(_SWAP.encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +71,17 @@ class OnlineState:
         self._settings = settings
         self._spec = spec
         self._keys = Keys(VIEW.entity)
-        self._fields = online_layout.fields(VIEW)
+        fields = online_layout.fields(VIEW)
         self._stamp_field = online_layout.stamp_field(VIEW)
-        self._connections = 0
-        self._known_connections: int | None = None
-        self._client = connect(settings, retries=0, on_connect=self._connected)
-        self._script = self._client.register_script(_SWAP)
+        self._client = connect(settings, retries=0)
+        # Nothing is asked twice: a Redis that was away for a moment may have lost what it took.
+        self._line = Line(self._client, retries=0)
+        self._ping = self._line.pack([("PING",)])
+        self._hmget = Asked(self._line, "HMGET", self._keys.of(0), *fields)
 
     def ping(self) -> None:
         """Raises: DependencyDown if Redis does not answer, or did not for a moment."""
-        self._run(self._client.ping)
+        self._ask(self._ping, 1)
 
     def merge(self, arrivals: Mapping[int, Arrivals], *, now_ms: int) -> int:
         """Merge new messages into their users' rows; returns the number of rows written.
@@ -126,11 +127,8 @@ class OnlineState:
 
     def read(self, users: Sequence[int]) -> list[Stored]:
         """The users' rows. Raises: DependencyDown("redis", ...)."""
-        with self._client.pipeline(transaction=False) as pipe:
-            pipe.ping()
-            for user in users:
-                pipe.hmget(self._keys.of(user), self._fields)  # type: ignore[arg-type]
-            answers = self._run(pipe.execute)
+        asked = self._hmget.of(map(self._keys.of, users))
+        answers = self._ask([*self._ping, asked], 1 + len(users))
         rows = online_layout.decode([(VIEW, held) for held in answers[1:]])
         return [
             _stored(user, held, row)
@@ -148,37 +146,30 @@ class OnlineState:
         columns = online_layout.encode(
             VIEW, [changed_columns(stored.known, candidates) for stored, candidates in rows]
         )
-        with self._client.pipeline(transaction=False) as pipe:
-            for (stored, _), held in zip(rows, columns, strict=True):
-                # The stamp steps forward whatever the clock does: it never comes twice.
-                valid_from_ms = max(now_ms, stored.valid_from_ms + 1)
-                held[self._stamp_field] = online_layout.stamp(valid_from_ms)
-                self._script(
-                    keys=[self._keys.of(stored.user)],
-                    args=[self._stamp_field, stored.stamp, *chain(*held.items())],
-                    client=pipe,
-                )
-            return [bool(done) for done in self._run(pipe.execute)]
+        commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", _SWAP)]
+        for (stored, _), held in zip(rows, columns, strict=True):
+            # The stamp steps forward whatever the clock does: it never comes twice.
+            valid_from_ms = max(now_ms, stored.valid_from_ms + 1)
+            held[self._stamp_field] = online_layout.stamp(valid_from_ms)
+            swapped = (self._stamp_field, stored.stamp, *chain(*held.items()))
+            commands.append(("EVALSHA", _SWAP_SHA, 1, self._keys.of(stored.user), *swapped))
+        answers = self._ask(self._line.pack(commands), len(commands))
+        return [bool(done) for done in answers[1:]]
 
     def users(self) -> list[int]:
         """Every user that has a row of any view. Raises: DependencyDown("redis", ...)."""
-        keys = self._run(lambda: list(self._client.scan_iter(count=10_000)))
+        try:
+            keys = list(self._client.scan_iter(count=10_000))
+        except redis.RedisError as error:
+            raise DependencyDown("redis", str(error)) from error
         found = (self._keys.entity_of(key) for key in keys)
         return [user for user in found if user is not None]
 
-    def _connected(self) -> None:
-        self._connections += 1
-
-    def _run(self, ask: Any) -> Any:
-        """Ask, and notice if the connection was made anew: Redis may have lost what it took."""
+    def _ask(self, packed: list[bytes], count: int) -> list[Any]:
         try:
-            answer = ask()
+            return self._line.ask(packed, count)
         except redis.RedisError as error:
             raise DependencyDown("redis", str(error)) from error
-        known, self._known_connections = self._known_connections, self._connections
-        if known is not None and known != self._connections:
-            raise DependencyDown("redis", "it was away for a moment and may have lost writes")
-        return answer
 
 
 def _stored(user: int, held: Sequence[bytes | None], row: StampedRow | Damaged | None) -> Stored:
@@ -193,7 +184,7 @@ def _stored(user: int, held: Sequence[bytes | None], row: StampedRow | Damaged |
             user=user,
             stamp=stamp,
             valid_from_ms=row.valid_from_ms,
-            candidates=Candidates(clicks=_clicks(row.values), queries=_queries(row.values)),
+            candidates=candidates_of(row.values),
             whole=None not in held,
         )
     except (Damaged, ValueError, TypeError) as error:  # the latter: columns that do not fit
@@ -204,19 +195,3 @@ def _stored(user: int, held: Sequence[bytes | None], row: StampedRow | Damaged |
             valid_from_ms=online_layout.time_in(stamp) or 0,
             damage=str(error) or type(error).__name__,
         )
-
-
-def _clicks(row: Row) -> Events:
-    """In the row's order, which is `advance_all`'s: to sort it again is left to that."""
-    ts = row["click_ts"]
-    if ts is None or not len(ts):
-        return EMPTY_ITEMS
-    return Events(ts=ts, event=row["click_events"], value=row["click_items"])
-
-
-def _queries(row: Row) -> Events:
-    ts = row["query_ts"]
-    if ts is None or not len(ts):
-        return EMPTY_QUERIES
-    texts = np.array(row["query_texts"], object)
-    return Events(ts=ts, event=row["query_events"], value=texts)

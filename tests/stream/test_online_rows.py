@@ -293,7 +293,7 @@ def test_a_connection_made_anew_means_that_writes_may_be_lost(
     state = OnlineState(stream_home, SPEC)
     state.ping()
     with connect(stream_home) as client:
-        client.client_kill_filter(_id=str(state._client.client_id()))
+        client.client_kill_filter(_id=str(state._line.call("CLIENT", "ID")))
     record = Record(
         topic=stream_home.kafka.events_topic,
         partition=0,
