@@ -185,25 +185,15 @@ def _field(name: str) -> bytes:
 
 
 class _Lists:
-    """Lists of integers that are decoded together, and the rows that they belong to."""
+    """Lists of integers that are decoded together, and where in which row they belong."""
 
     def __init__(self) -> None:
-        self._packed: list[bytes] = []
-        self._places: list[tuple[dict[str, Any], str]] = []
-
-    def take(self, raw: bytes, values: dict[str, Any], column: str) -> bool:
-        """Whether `raw` is such a list: then `fill` puts it there."""
-        head = _head(len(raw))
-        if not head or not raw.startswith(head):
-            return False
-        values[column] = None  # columns keep their order
-        self._packed.append(raw[len(head) :])
-        self._places.append((values, column))
-        return True
+        self.packed: list[bytes] = []
+        self.places: list[tuple[dict[str, Any], str]] = []
 
     def fill(self) -> None:
         """Decode all of them. Raises: varints.Unreadable."""
-        for (values, column), held in zip(self._places, varints.decode(self._packed), strict=True):
+        for (values, column), held in zip(self.places, varints.decode(self.packed), strict=True):
             values[column] = held
 
 
@@ -214,11 +204,17 @@ def _decode(view: View, held: Sequence[bytes | None], lists: _Lists) -> StampedR
     valid_from_ms = time_in(stamp)
     if valid_from_ms is None:
         return Damaged("its time cannot be read")
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict.fromkeys(view.columns)
     try:
         for (column, kind), raw in zip(view.columns.items(), held[:-1], strict=True):
+            if raw is None:
+                continue
             # By identity: to compare Arrow types takes longer than to decode a short list.
-            if raw is None or kind is not INT64S or not lists.take(raw, values, column):
+            head = _head(len(raw)) if kind is INT64S else None
+            if head and raw.startswith(head):
+                lists.packed.append(raw[len(head) :])
+                lists.places.append((values, column))
+            else:
                 values[column] = _value(kind, raw)
     except (Damaged, DecodeError) as error:
         return Damaged(str(error))
@@ -262,14 +258,13 @@ def _varint(number: int) -> bytes:
     return out + bytes([number])
 
 
-def _value(kind: pa.DataType, raw: bytes | None) -> Any:
-    if raw is None:
-        return None
+def _value(kind: pa.DataType, raw: bytes) -> Any:
     value = Value.FromString(raw)
     found = value.WhichOneof("val")
     if found is None:
         return None
-    if _KIND.get(found) != kind:
+    known = _KIND.get(found)
+    if known is not kind and known != kind:
         raise Damaged(f"expected {_holder(kind)}, found {found}")
     held = getattr(value, found)
     if found not in _LISTS:

@@ -26,11 +26,14 @@ _OWN = np.array(
 )
 _BEYOND = np.array([0] * 8 + [0x7F, 0x017F], np.uint64)
 _PADDING = bytes(16)  # so that eight bytes can be read from eight behind the last one
-# How far the upper of two neighbours goes down, and which bits are the lower one's.
+# The bits of the lower of two neighbours, those of the upper one, and how far that goes down.
 _PAIRS = [
-    (np.uint64(1), np.uint64(0x007F_007F_007F_007F)),
-    (np.uint64(2), np.uint64(0x0000_3FFF_0000_3FFF)),
-    (np.uint64(4), np.uint64(0x0000_0000_0FFF_FFFF)),
+    (np.uint64(low), np.uint64(low << 8 * down), np.uint64(down))
+    for low, down in (
+        (0x007F_007F_007F_007F, 1),
+        (0x0000_3FFF_0000_3FFF, 2),
+        (0x0000_0000_0FFF_FFFF, 4),
+    )
 ]
 _U8, _U56, _U63 = map(np.uint64, (8, 56, 63))
 _POWERS = np.array([2 ** (7 * place) for place in range(1, _LONGEST)], np.uint64)
@@ -85,9 +88,9 @@ def encode(lists: Sequence[Int64s]) -> list[bytes]:
 
 def _join(eights: npt.NDArray[np.uint64]) -> None:
     """The seven low bits of each of eight bytes side by side: pairs, pairs of pairs, all."""
-    high = np.empty_like(eights)
-    for bits, mask in _PAIRS:
-        np.bitwise_and(eights, mask << bits * _U8, out=high)
-        high >>= bits
-        eights &= mask
-        eights |= high
+    upper = np.empty_like(eights)
+    for low, high, down in _PAIRS:
+        np.bitwise_and(eights, high, out=upper)
+        upper >>= down
+        eights &= low
+        eights |= upper
