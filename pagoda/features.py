@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pagoda.errors import InputError
 from pagoda.schemas import INT64S, TEXTS
-from pagoda.sequences import EMPTY_ITEMS, EMPTY_QUERIES, Sequence, items, queries
+from pagoda.sequences import EMPTY_ITEMS, EMPTY_QUERIES, Sequence, merge
 from pagoda.statistics import Entity, Statistic
 from pagoda.views import Service as Service
 from pagoda.views import View as View
@@ -212,21 +213,29 @@ def candidates_of(row: Mapping[str, Any]) -> Candidates:
     Columns a view does not have are simply empty: `user_intraday` has no long-term ones.
     """
     return Candidates(
-        clicks=_items_in(row, "click"),
-        queries=_queries_in(row),
-        long_term={action: _items_in(row, f"long_{action}") for action in LONG_TERM_ACTIONS},
+        clicks=merge(items_in(row, "click"), limit=None),
+        queries=merge(queries_in(row), limit=None),
+        long_term={
+            action: merge(items_in(row, f"long_{action}"), limit=None)
+            for action in LONG_TERM_ACTIONS
+        },
     )
 
 
-def _items_in(row: Mapping[str, Any], prefix: str) -> Sequence:
+def items_in(row: Mapping[str, Any], prefix: str) -> Sequence:
+    """The sequence of items in these columns of a row, in the order in which they lie there."""
     ts = row.get(f"{prefix}_ts")
     if ts is None or len(ts) == 0:
         return EMPTY_ITEMS
-    return items(ts, row[f"{prefix}_events"], row[f"{prefix}_items"])
+    columns = (ts, row[f"{prefix}_events"], row[f"{prefix}_items"])
+    ts, event, item = (np.asarray(column, np.int64) for column in columns)
+    return Sequence(ts=ts, event=event, value=item)
 
 
-def _queries_in(row: Mapping[str, Any]) -> Sequence:
+def queries_in(row: Mapping[str, Any]) -> Sequence:
+    """The sequence of queries in a row, in the order in which they lie there."""
     ts = row.get("query_ts")
     if ts is None or len(ts) == 0:
         return EMPTY_QUERIES
-    return queries(ts, row["query_events"], row["query_texts"])
+    ts, search = (np.asarray(column, np.int64) for column in (ts, row["query_events"]))
+    return Sequence(ts=ts, event=search, value=np.array(row["query_texts"], object))

@@ -46,6 +46,8 @@ _EARLIEST_MS = (_EARLIEST - _EPOCH) // _MS
 
 
 def _to_ms(value: object) -> int:
+    if type(value) is int:
+        return value
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
@@ -54,7 +56,7 @@ def _to_ms(value: object) -> int:
         if moment.tzinfo is None:
             raise ValueError("has no zone: write 2026-01-31T12:00:00Z")
         return (moment - _EPOCH) // _MS
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, float):
         return int(value)
     raise ValueError("should be epoch milliseconds or an ISO-8601 time with zone")
 
@@ -225,17 +227,18 @@ def _fields(raw: bytes | None) -> dict[str, Any] | Rejected:
     if len(raw) > MAX_MESSAGE_BYTES:
         return Rejected(reason=f"oversized: {len(raw)} bytes, at most {MAX_MESSAGE_BYTES}", raw=raw)
     try:
-        fields: Any = orjson.loads(raw)
+        loaded = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         return Rejected(reason=f"not JSON: {error}", raw=raw)
-    if not isinstance(fields, dict):
-        return Rejected(reason=f"not a JSON object but {type(fields).__name__}", raw=raw)
+    if not isinstance(loaded, dict):
+        return Rejected(reason=f"not a JSON object but {type(loaded).__name__}", raw=raw)
+    fields: dict[str, Any] = loaded
     version = fields.get("schema")
     if type(version) is not int or not 1 <= version <= SCHEMA:
         return Rejected(reason=f"schema: should be a version from 1 to {SCHEMA}", raw=raw)
     for older in range(version, SCHEMA):
         fields = _UPGRADES.get(older, dict)(fields)
-    return dict(fields)
+    return fields
 
 
 def _problem(error: Mapping[str, Any]) -> str:

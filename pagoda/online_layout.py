@@ -224,23 +224,24 @@ def _decode(view: View, held: Sequence[bytes | None], lists: _Lists) -> StampedR
 @lru_cache(maxsize=65_536)
 def _head(size: int) -> bytes:
     """What comes before the integers in a Value of so many bytes; empty if no list is so long."""
-    if size == len(_INTEGERS) + 1:
-        return _INTEGERS + b"\0"
-    for packed in range(size, 0, -1):
-        inside = _PACKED + _varint(packed)
-        head = _INTEGERS + _varint(len(inside) + packed) + inside
-        if len(head) + packed == size:
-            return head
-        if len(head) + packed < size:
-            break
+    for packed in range(size, -1, -1):
+        whole = len(_prefix(packed)) + packed
+        if whole <= size:
+            return _prefix(packed) if whole == size else b""
     return b""
 
 
 def _packed(integers: bytes) -> bytes:
-    if not integers:
+    return _prefix(len(integers)) + integers
+
+
+@lru_cache(maxsize=65_536)
+def _prefix(packed: int) -> bytes:
+    """What comes before so many bytes of integers in a Value."""
+    if not packed:
         return _INTEGERS + b"\0"  # an empty list is not a null
-    inside = _PACKED + _varint(len(integers)) + integers
-    return _INTEGERS + _varint(len(inside)) + inside
+    inside = _PACKED + _varint(packed)
+    return _INTEGERS + _varint(len(inside) + packed) + inside
 
 
 def _texts(texts: Iterable[str]) -> bytes:

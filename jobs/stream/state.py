@@ -20,7 +20,7 @@ import structlog
 from jobs.stream.merge import Arrivals, News, advance_all, changed_columns, equal, remembered
 from pagoda import faults, online_layout
 from pagoda.errors import Conflict, DependencyDown
-from pagoda.features import USER_INTRADAY, candidates_of
+from pagoda.features import USER_INTRADAY, items_in, queries_in
 from pagoda.forgotten import consulted
 from pagoda.online import connect
 from pagoda.online_layout import Damaged, Keys, StampedRow
@@ -184,7 +184,10 @@ def _stored(user: int, held: Sequence[bytes | None], row: StampedRow | Damaged |
             user=user,
             stamp=stamp,
             valid_from_ms=row.valid_from_ms,
-            candidates=candidates_of(row.values),
+            # As they lie there: `advance_all` sorts.
+            candidates=Candidates(
+                clicks=items_in(row.values, "click"), queries=queries_in(row.values)
+            ),
             whole=None not in held,
         )
     except (Damaged, ValueError, TypeError) as error:  # the latter: columns that do not fit
