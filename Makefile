@@ -40,7 +40,8 @@ clean: down
 
 setup: prerequisites
 	@$(MAKE) --silent -j2 .venv/.complete .venv-airflow/.complete
-	@done="$${PAGODA_HOME:-.pagoda}/jars/.complete"; [ "$$done" -nt requirements/jars.lock ] || { \
+	@done="$${PAGODA_HOME:-.pagoda}/jars/.complete"; \
+	[ "$$done" -nt requirements/jars.lock ] && [ "$$done" -nt .venv/.complete ] || { \
 	  echo "· jars of Spark and Kafka"; $(PAGODA) jars && touch "$$done"; }
 
 prerequisites:

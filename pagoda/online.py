@@ -1,6 +1,6 @@
 """Read feature rows from Redis: one HMGET an entity over Feast's own layout.
 
-`FeatureStore.get_online_features` costs six times the CPU, does not enforce TTL, and shows a
+`FeatureStore.get_online_features` costs five times the CPU, does not enforce TTL, and shows a
 missing entity as a row of nulls. This reader takes columns and TTL from `pagoda.features` and the
 layout from `pagoda.online_layout`; a contract test holds it equal to `get_online_features`.
 """

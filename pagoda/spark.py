@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -47,8 +48,25 @@ def conf(settings: Settings) -> dict[str, str]:
         "spark.ui.showConsoleProgress": "false",  # commands show their own
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
+        **_class_conf(settings),
         **catalog_conf(settings),
         **settings.spark.conf,
+    }
+
+
+def class_archive(settings: Settings) -> Path:
+    """Where `pagoda jars` keeps the classes of a Spark job (`pagoda.class_archive`)."""
+    return settings.jars / "spark.jsa"
+
+
+def _class_conf(settings: Settings) -> dict[str, str]:
+    archive = class_archive(settings)
+    if not archive.exists():
+        return {}
+    # An archive of another Java or of other jars is no error, and not worth a line in every log.
+    silent = "-Xlog:cds*=off -Xlog:class+path=off"
+    return {
+        "spark.driver.defaultJavaOptions": f"-Xshare:auto -XX:SharedArchiveFile={archive} {silent}"
     }
 
 

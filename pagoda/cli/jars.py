@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from pagoda import jars, settings
+from pagoda import class_archive, jars, settings
 from pagoda.console import emit_table, people
+from pagoda.errors import MachineError
 
 app = typer.Typer(add_completion=False)
 
@@ -19,10 +20,15 @@ def fetch(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
-    """Fetch what is missing by coordinate, checked against requirements/jars.lock."""
+    """Fetch what is missing, checked against requirements/jars.lock; archive Spark's classes."""
     loaded = settings.load()
     with people.status("jars of Spark and Kafka"):
         found = jars.lock(loaded) if lock else jars.fetch(loaded)
+    with people.status("the classes of a Spark job"):
+        try:
+            class_archive.make(loaded)
+        except MachineError as error:  # jobs run without it
+            people.print(f"[yellow]{error}[/]")
     by_folder = {
         folder: [jar for jar in found if jar.parent.name == folder] for folder in ("spark", "kafka")
     }
