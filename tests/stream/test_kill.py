@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from jobs.checks.kill import compare
+from jobs.checks.kill import compare, harness
 from jobs.checks.kill.harness import Journal, Run, as_markdown, perform, summary
 from jobs.checks.kill.ledger import Ledger
 from jobs.checks.kill.plan import KINDS, LOSING_IDLE, Round, plan
 from jobs.checks.kill.world import remove, world
 from pagoda import lake, servers
-from pagoda.errors import InputError
+from pagoda.errors import Conflict, InputError
 from pagoda.online import OnlineReader, connect
 from pagoda.schemas import SEARCHES
 from pagoda.servers import leftovers
@@ -132,3 +133,20 @@ def test_a_home_of_somebody_else_is_never_used(settings: Settings, folder: Path)
         pass
     remove(folder)
     assert (folder / "settings.toml").exists()
+
+
+def test_two_runs_in_one_folder_would_kill_each_others_servers(
+    settings: Settings, folder: Path
+) -> None:
+    with (
+        FileLock(folder / "run.lock"),
+        pytest.raises(Conflict, match="another run"),
+    ):
+        harness.check(
+            settings,
+            Run(rounds=1, seed=1),
+            folder=folder,
+            fresh=True,
+            keep=False,
+            say=lambda *_: pytest.fail("it began"),
+        )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
+from filelock import FileLock, Timeout
 
 from jobs.checks.kill import batches, scheduling, streams, vectors
 from jobs.checks.kill.compare import Difference
@@ -19,7 +21,7 @@ from jobs.checks.kill.plan import KINDS, Round, plan
 from jobs.checks.kill.streams import Outcome
 from jobs.checks.kill.world import World, remove, world
 from pagoda import servers
-from pagoda.errors import InputError, PagodaError
+from pagoda.errors import Conflict, InputError, PagodaError
 from pagoda.settings import Settings, load
 
 _LEAVE_SERVERS_UP = ("consumer", "redis", "broker", "landing", "index")
@@ -88,7 +90,31 @@ def check(
         folder: holds journal, ledger, report, and in `home` the private PAGODA_HOME.
         fresh: forget what an earlier run left there.
         keep: leave the private home when all rounds are done.
+    Raises: Conflict while another run is at work in the folder.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _check(settings, run, folder, fresh=fresh, keep=keep, say=say)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two runs would kill each other's servers, and both would find differences."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / "run.lock", timeout=0))
+        except Timeout:
+            raise Conflict(
+                "another run of `pagoda check kill` is at work here",
+                where=str(folder),
+                next_step="Wait for its end, or name another folder with --home.",
+            ) from None
+        yield
+
+
+def _check(
+    settings: Settings, run: Run, folder: Path, *, fresh: bool, keep: bool, say: Say
+) -> dict[str, Any]:
     home = folder / "home"
     if fresh:
         _forget(folder)
