@@ -126,39 +126,44 @@ def encode_items(model: TwoTowers, catalogue: Catalogue) -> npt.NDArray[np.float
 def metrics(week: Week, ranks: Mapping[str, Ranks], trial: Trial) -> list[Metric]:
     """One line a method and set of rows."""
     sets = row_sets(trial)
-    pairs = [(method, rows) for method in ranks for rows in sets]
-    return [
-        _metric(week, method, rows, ranks[method], sets[rows], trial)
-        for method, rows in _watched(pairs, "intervals, by method and rows")
-    ]
+    found = {
+        rows: _metrics_over(sets[rows], ranks, trial, week=week, rows=rows)
+        for rows in _watched(list(sets), "intervals, by rows")
+    }
+    return [found[rows][method] for method in ranks for rows in sets]
 
 
-def _metric(
-    week: Week,
-    method: str,
-    rows: str,
-    rank_B: Ranks,
+def _metrics_over(
     chosen_B: npt.NDArray[np.bool_],
+    ranks: Mapping[str, Ranks],
     trial: Trial,
-) -> Metric:
-    found = gains(rank_B[chosen_B], pool=len(trial.candidates))
-    ends = intervals(np.stack(list(found.values()), axis=1), trial.users[chosen_B])
+    *,
+    week: Week,
+    rows: str,
+) -> dict[str, Metric]:
+    """Every method's, all on the same draws of users."""
+    pool = len(trial.candidates)
+    found = {method: gains(rank_B[chosen_B], pool=pool) for method, rank_B in ranks.items()}
+    columns = [gain_B for each in found.values() for gain_B in each.values()]
+    drawn = intervals(np.stack(columns, axis=1), trial.users[chosen_B])
+    ends = iter([] if drawn is None else drawn.tolist())  # of each method in turn
     count = int(chosen_B.sum())
-    return Metric(
-        week=week,
-        method=method,
-        rows=rows,
-        count=count,
-        values={name: float(gain_B.mean()) for name, gain_B in found.items()} if count else {},
-        intervals={}
-        if ends is None
-        else {name: (low, high) for name, (low, high) in zip(found, ends.tolist(), strict=True)},
-    )
+    return {
+        method: Metric(
+            week=week,
+            method=method,
+            rows=rows,
+            count=count,
+            values={name: float(gain_B.mean()) for name, gain_B in each.items()} if count else {},
+            intervals={name: (low, high) for name, (low, high) in zip(each, ends, strict=False)},
+        )
+        for method, each in found.items()
+    }
 
 
 def _watched(steps: Sequence[_T], what: str) -> Iterable[_T]:
     """With a bar, on a terminal, that goes when they are done."""
-    return track(steps, what, console=people, transient=True)
+    return track(steps, what, console=people, transient=True) if people.is_terminal else steps
 
 
 @app.command()

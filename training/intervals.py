@@ -26,11 +26,11 @@ def intervals(gain_BC: Floats, user_B: npt.NDArray[np.integer], *, seed: int = 0
 
     The order of lines does not matter, and the same seed gives the same draws.
     """
-    users, place_B = np.unique(user_B, return_inverse=True)
+    order_B = np.argsort(user_B, kind="stable")
+    users, starts_U, lines_U = np.unique(user_B[order_B], return_index=True, return_counts=True)
     if len(users) < 2:
         return None
-    lines_U = np.bincount(place_B).astype(np.float64)
-    gain_UC = np.stack([np.bincount(place_B, weights=gain_B) for gain_B in gain_BC.T], axis=1)
+    gain_UC = np.add.reduceat(gain_BC[order_B], starts_U, axis=0)
     mean_RC = np.concatenate(
         [means(times_RU, gain_UC, lines_U) for times_RU in draws(len(users), seed=seed)]
     )
@@ -49,7 +49,7 @@ def draws(users: int, *, seed: int, most: int = _USERS_AT_ONCE) -> Iterator[Floa
         yield times.reshape(rows, users).astype(np.float64)
 
 
-def means(times_RU: Floats, gain_UC: Floats, lines_U: Floats) -> Floats:
+def means(times_RU: Floats, gain_UC: Floats, lines_U: npt.NDArray[np.integer]) -> Floats:
     """The columns' means over the drawn users' lines, [R, C]."""
     mean_RC: Floats = (times_RU @ gain_UC) / (times_RU @ lines_U)[:, None]
     return mean_RC

@@ -38,7 +38,7 @@ def test_an_interval_is_the_middle_of_the_means_over_drawn_users(
         oracle.mean_of_drawn(gain_B.tolist(), user_B.tolist(), dict(zip(users, times, strict=True)))
         for times in times_RU.astype(int).tolist()
     ]
-    lines_U = np.array([(user_B == user).sum() for user in users], float)
+    lines_U = np.array([(user_B == user).sum() for user in users])
     gain_UC = np.array([[gain_B[user_B == user].sum()] for user in users])
     found = means(times_RU, gain_UC, lines_U)[:, 0]
     np.testing.assert_allclose(found, expected)
