@@ -17,15 +17,20 @@ def first_rows(metrics: Iterable[Metric]) -> list[Metric]:
 
 
 def table(metrics: Iterable[Metric], names: Sequence[str] = FIRST_METRICS) -> list[dict[str, Any]]:
-    """A row each, with the values of these names and their 95 % intervals."""
+    """Values of these names with their 95 % intervals: methods below each other, set by set.
+
+    Sets without rows are left out.
+    """
+    metrics = [each for each in metrics if each.count]
+    sets = list(dict.fromkeys(each.rows for each in metrics))
     return [
         {
-            "method": each.method,
             "rows": each.rows,
             "lines": each.count,
+            "method": each.method,
             **{_short(name): _value(each, name) for name in names},
         }
-        for each in metrics
+        for each in sorted(metrics, key=lambda each: sets.index(each.rows))
     ]
 
 

@@ -189,6 +189,8 @@ def evaluate(
     """
     settings = settings_module.load()
     bundle = Bundle.load(_path(settings, name))
+    if plot and not plot.parent.is_dir():
+        raise InputError("there is no such folder", where=str(plot.parent))
     found = judge_bundle(settings, bundle)
     if plot:
         plot.write_text(curve.recall_curves(first_rows(found), title=bundle.name))

@@ -14,7 +14,7 @@ import polars as pl
 
 from training.trial import Trial
 
-NARROW, BROAD = 100, 1_000  # matching candidates: what a ranker may be given, and beyond it
+NARROW, BROAD = 100, 1_000  # candidates that hold the query's words: the k of recall they fit into
 
 Chosen = npt.NDArray[np.bool_]
 
@@ -34,7 +34,6 @@ def row_sets(trial: Trial) -> dict[str, Chosen]:
     known = _had_before(trial, "user_key")
     matching_B = _matching(trial)
     third_B = _thirds(trial.popularity)[trial.targets]
-    candidate = trial.targets >= 0
     return {
         "all": np.ones(trial.examples.lines, bool),
         "repeats": repeats,
@@ -44,9 +43,9 @@ def row_sets(trial: Trial) -> dict[str, Chosen]:
         "narrow queries": matching_B <= NARROW,
         "middle queries": (matching_B > NARROW) & (matching_B <= BROAD),
         "broad queries": matching_B > BROAD,
-        "head items": candidate & (third_B == 0),
-        "middle items": candidate & (third_B == 1),
-        "tail items": candidate & (third_B == 2),
+        "head items": third_B == 0,
+        "middle items": third_B == 1,
+        "tail items": third_B == 2,
     }
 
 
@@ -79,7 +78,7 @@ def _matching(trial: Trial) -> npt.NDArray[np.int64]:
 def _thirds(events_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """0, 1 or 2 for each candidate, by the share of events that more popular ones have; [N + 1].
 
-    The last place stands for no candidate.
+    The last place, which -1 finds, stands for no candidate.
     """
     before_N = np.cumsum(events_N) - events_N
     return np.append(3 * before_N // max(int(events_N.sum()), 1), -1)

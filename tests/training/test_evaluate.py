@@ -14,6 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from pagoda.bundle import Metric
+from pagoda.errors import InputError
 from pagoda.ids import key_of
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import user_batch
@@ -26,6 +27,7 @@ from tests.training import toy
 from training import evaluate
 from training.data import Examples
 from training.evaluate import encode_items, judge, judge_towers
+from training.intervals import intervals
 from training.metrics import MISSED
 from training.row_sets import row_sets
 from training.trial import Trial
@@ -136,6 +138,16 @@ def test_planted_future_events_move_no_metric(
     assert {each.rows for each in judged[0]} == set(row_sets(trial))
 
 
+def test_intervals_are_of_whole_users(trial: Trial) -> None:
+    user_B = trial.examples.user_key_U[trial.examples.request_B]
+    hit_B = user_B == user_B[0]
+    whole = evaluate.metrics("test", {"some": np.where(hit_B, 0, MISSED)}, trial)[0]
+    assert whole.rows == "all"
+    by_user = intervals(hit_B[:, None].astype(float), user_B)
+    assert by_user is not None
+    assert whole.intervals["recall@10"] == tuple(by_user[0])
+
+
 @pytest.fixture
 def judged(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """`pagoda evaluate` on a toy bundle whose ranks are made up."""
@@ -187,3 +199,11 @@ def test_recall_is_drawn_against_k(judged: Callable[..., Result], tmp_path: Path
         assert len(heights) == 5
         assert heights == sorted(heights, reverse=True), "recall grows with K"
     assert "other <&>" in [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_a_folder_that_is_not_there_is_named_before_the_work(
+    judged: Callable[..., Result], tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(evaluate.app, ["--plot", str(tmp_path / "gone" / "recall.svg")])
+    assert isinstance(result.exception, InputError)
+    assert str(tmp_path / "gone") in str(result.exception)
