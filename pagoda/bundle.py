@@ -62,7 +62,12 @@ class ModelSpec(BaseModel):
 
 
 class Metric(BaseModel):
-    """One line of the evaluation: a method's metrics over one set of rows."""
+    """One line of the evaluation: a method's metrics over one set of rows.
+
+    Attributes:
+        count: how many rows. values: by metric, none without rows.
+        intervals: 95 % of some of the values; bundles of earlier versions have none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,6 +76,7 @@ class Metric(BaseModel):
     rows: str
     count: int
     values: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = {}
 
 
 class Manifest(BaseModel):
@@ -176,7 +182,8 @@ class Bundle:
         if manifest is None or problems:
             raise _refused(path, problems)
         problems += misfits(manifest)
-        tokenizer = Tokenizer.model_validate_json((path / TOKENIZER).read_bytes())
+        tokenizer, unread = _read_tokenizer(path / TOKENIZER)
+        problems += unread
         with pa.memory_map(str(path / ITEMS)) as source:
             table = pa.ipc.open_file(source).read_all()
         vectors, vector_problems = _read_vectors(path / VECTORS)
@@ -190,7 +197,7 @@ class Bundle:
         catalogue = Catalogue(table)
         if table.schema == SCHEMA and not np.all(np.diff(catalogue.keys) > 0):
             problems.append(f"{ITEMS}: item_key does not ascend")
-        if problems:
+        if tokenizer is None or problems:
             raise _refused(path, problems)
         try:
             spec = manifest.model
@@ -318,12 +325,20 @@ def _read_manifest(path: Path) -> tuple[Manifest | None, list[str]]:
     except OSError as error:
         return None, [f"{MANIFEST}: {error.strerror}"]
     except ValidationError as error:
-        return None, [
-            f"{MANIFEST}: {'.'.join(map(str, each['loc']))}: {each['msg']}"
-            for each in error.errors()
-        ]
+        return None, _told(MANIFEST, error)
     except ValueError as error:
         return None, [f"{MANIFEST}: not JSON: {error}"]
+
+
+def _read_tokenizer(path: Path) -> tuple[Tokenizer | None, list[str]]:
+    try:
+        return Tokenizer.model_validate_json(path.read_bytes()), []
+    except ValidationError as error:
+        return None, _told(path.name, error)
+
+
+def _told(name: str, error: ValidationError) -> list[str]:
+    return [f"{name}: {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
 
 
 def _altered_files(path: Path, manifest: Manifest) -> list[str]:

@@ -1,9 +1,12 @@
-"""Text to numbers: words, word bigrams and letter trigrams (MGDSPR's units, systems.md 1.2).
+"""Text to numbers: words, bigrams and letter trigrams (MGDSPR's units).
 
-Latin scripts are cut into lower-case words; every Chinese, Japanese or Korean character is a word
-of its own, so that its letter trigram `#字#` is the character unigram of the paper and a pair of
-neighbours is the character bigram. Units of the training texts have a number each; any other
-unit shares one of a fixed number of hash buckets, so that no text is ever an error.
+Text is cut into pieces: lower-case words of scripts that have letters, single Chinese, Japanese or
+Korean characters. Neighbouring pieces are bigrams, the letters of a piece between two `#` trigrams:
+so `#字#` is the character unigram of the paper, and a pair of characters its character bigram.
+Words are the pieces too, or with `jieba` what that makes of neighbouring Han characters.
+
+Units of the training texts have a number each; any other unit shares one of a fixed number of hash
+buckets, so that no text is ever an error.
 
 Numbers of one kind: 0 is padding, 1..buckets are the hash buckets, then the vocabulary.
 """
@@ -14,7 +17,7 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -22,11 +25,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pagoda import segmentation as chinese
 from pagoda.models.ragged import Ragged
 
 MAX_CHARACTERS = 512
+Segmentation = Literal["characters", "jieba"]
 _CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_PIECE = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_RUN = re.compile(rf"(?P<han>[{_HAN}]+)|{_PIECE.pattern}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +57,26 @@ class Texts:
         return len(self.words)
 
 
-def units_of(text: str) -> Units:
+def units_of(text: str, segmentation: Segmentation = "characters") -> Units:
     """Cut one text; anything but letters and digits only separates."""
-    words: list[str] = _WORD.findall(
-        unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold()[:MAX_CHARACTERS]
-    )
+    text = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold()[:MAX_CHARACTERS]
+    if segmentation == "jieba":
+        # Cut into characters, some marks (。《) are words: bundles have been trained with that.
+        text = "".join(each if each.isalnum() else " " for each in text)
+    pieces: list[str] = _PIECE.findall(text)
     return Units(
-        words=words,
-        bigrams=[f"{left} {right}" for left, right in pairwise(words)],
-        trigrams=[f"#{word}#"[start : start + 3] for word in words for start in range(len(word))],
+        words=pieces if segmentation == "characters" else list(_words(text)),
+        bigrams=[f"{left} {right}" for left, right in pairwise(pieces)],
+        trigrams=[f"#{each}#"[at : at + 3] for each in pieces for at in range(len(each))],
     )
+
+
+def _words(text: str) -> Iterator[str]:
+    for run in _RUN.finditer(text):
+        if run["han"]:
+            yield from chinese.words_of(run["han"])
+        else:
+            yield run[0]
 
 
 class Vocabulary(BaseModel):
@@ -94,11 +111,16 @@ class Vocabulary(BaseModel):
 
 
 class Tokenizer(BaseModel):
-    """Text to numbers; part of the bundle, stored as JSON."""
+    """Text to numbers; part of the bundle, stored as JSON.
+
+    Attributes:
+        segmentation: what words are; files from before there was a choice do not have it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
+    segmentation: Segmentation = "characters"
     words: Vocabulary
     bigrams: Vocabulary
     trigrams: Vocabulary
@@ -106,11 +128,18 @@ class Tokenizer(BaseModel):
     max_trigrams: int = Field(default=96, ge=1)
 
     @classmethod
-    def fit(cls, texts: Iterable[str], *, min_count: int = 1, buckets: int = 1000) -> Tokenizer:
+    def fit(
+        cls,
+        texts: Iterable[str],
+        *,
+        segmentation: Segmentation = "characters",
+        min_count: int = 1,
+        buckets: int = 1000,
+    ) -> Tokenizer:
         """A tokenizer whose vocabulary is every unit that stands in `min_count` of the texts."""
         counts: tuple[Counter[str], Counter[str], Counter[str]] = (Counter(), Counter(), Counter())
         for text in texts:
-            units = units_of(text)
+            units = units_of(text, segmentation)
             for counter, found in zip(
                 counts, (units.words, units.bigrams, units.trigrams), strict=True
             ):
@@ -128,13 +157,13 @@ class Tokenizer(BaseModel):
             )
             for counter in counts
         )
-        return cls(words=words, bigrams=bigrams, trigrams=trigrams)
+        return cls(segmentation=segmentation, words=words, bigrams=bigrams, trigrams=trigrams)
 
     def encode(self, texts: Sequence[str]) -> Texts:
         """Numbers of every text's units; a text without any gets empty rows."""
         rows: tuple[list[list[int]], list[list[int]], list[list[int]]] = ([], [], [])
         for text in texts:
-            units = units_of(text)
+            units = units_of(text, self.segmentation)
             words = units.words[: self.max_words]
             rows[0].append([self.words.number(unit) for unit in words])
             rows[1].append([self.bigrams.number(u) for u in units.bigrams[: self.max_words - 1]])

@@ -1,7 +1,8 @@
 """What the towers have to beat: popularity, BM25, words and popularity, repeat purchases.
 
-An item's text is its first category and title, cut as the tokenizer cuts. Candidates stand in
-order of popularity, which therefore breaks ties.
+An item's text is its first category and title, cut into words, Chinese into characters: so what
+these methods find does not depend on a model's segmentation. Candidates stand in order of
+popularity, which therefore breaks ties.
 
 Shape legend: N candidates, B lines.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,8 @@ def by_words(
     queries: Sequence[str],
     owned: Sequence[npt.NDArray[np.integer]],
     target_B: npt.NDArray[np.integer],
+    *,
+    watched: Callable[[Sequence[str]], Iterable[str]] = iter,
 ) -> dict[str, Ranks]:
     """Ranks of three methods, by name.
 
@@ -82,12 +85,14 @@ def by_words(
 
     Args:
         owned: each line's user's past items, one entry an event (so that counts can be told).
+        watched: goes through the distinct queries and may show how far it is.
     """
     lines_of: dict[str, list[int]] = defaultdict(list)
     for line, query in enumerate(queries):
         lines_of[query].append(line)
     ranks = {name: np.empty(len(queries), np.int64) for name in ("bm25", *_MATCHING)}
-    for query, lines in lines_of.items():
+    for query in watched(list(lines_of)):
+        lines = lines_of[query]
         targets = target_B[lines]
         matches = index.matches(query)
         place_N = _places(matches.astype(np.float32))

@@ -1,131 +1,54 @@
 """Judge vectors over all candidates, beside the baselines; `pagoda evaluate` does it for a bundle.
 
-Candidates are the catalogue's items that have a title and an event before the week. A line's
-target outside of them counts as a miss. Rows are shown whole and without repeats: lines whose user
-had no event with the item before the line.
-
 Shape legend: N candidates, B lines, D width.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import torch
 import typer
+from rich.progress import track
 
 from pagoda import dataset as datasets
 from pagoda import settings as settings_module
 from pagoda.bundle import Bundle, Metric
-from pagoda.console import emit_json, emit_table, run
+from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import InputError, NothingToDo
 from pagoda.features import USER_STATS
 from pagoda.forgotten import copying
+from pagoda.metric_table import first_rows, table
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import item_batch, user_batch
 from pagoda.settings import Settings
-from training import baselines, rows
-from training.data import Examples, prepare
+from training import baselines, curve, rows
+from training.data import prepare
+from training.intervals import intervals
 from training.lines import Week, events_before, judged_span, lines, week_of
-from training.metrics import Ranks, ranks_of, summary
+from training.metrics import KS, Ranks, gains, ranks_of
+from training.row_sets import row_sets
+from training.trial import Trial
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _ITEMS_PER_PASS = 8_192
 _REQUESTS_PER_PASS = 64
+_BY_KIND = (
+    tuple(f"recall@{k}" for k in KS),
+    tuple(f"ndcg@{k}" for k in KS),
+    ("mrr", "auc"),
+)
+_T = TypeVar("_T")
 
 app = typer.Typer(help="Judge a bundle beside the baselines.")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Trial:
-    """One week's lines and what was known before it.
-
-    Attributes:
-        examples: the week's requests and lines.
-        history: (user_key, item_key, t_ms) of events, of which only those before a line's moment
-            make it a repeat, and only those before `starts_ms` make candidates and popularity.
-        starts_ms: where the week begins.
-    """
-
-    examples: Examples
-    catalogue: Catalogue
-    history: pl.DataFrame
-    starts_ms: int
-
-    @cached_property
-    def candidates(self) -> npt.NDArray[np.int32]:
-        """Item numbers of the candidates, most popular first, ties by item key."""
-        counted = (
-            self.history.filter(pl.col("t_ms") < self.starts_ms)
-            .group_by("item_key")
-            .len()
-            .sort("len", "item_key", descending=[True, False])
-        )
-        numbers = self.catalogue.numbers(counted["item_key"].to_numpy())
-        numbers = numbers[numbers > 0]
-        titled = self.catalogue.table["title"].is_valid().to_numpy()
-        candidates: npt.NDArray[np.int32] = numbers[titled[numbers - 1]]
-        return candidates
-
-    @cached_property
-    def _column(self) -> npt.NDArray[np.int64]:
-        """Each item number's place among the candidates, -1 for none."""
-        column = np.full(len(self.catalogue) + 1, -1, np.int64)
-        column[self.candidates] = np.arange(len(self.candidates))
-        return column
-
-    @cached_property
-    def targets(self) -> npt.NDArray[np.int64]:
-        """Each line's target as a place among the candidates, -1 for none."""
-        target: npt.NDArray[np.int64] = self._column[self.examples.item_B]
-        return target
-
-    @cached_property
-    def repeats(self) -> npt.NDArray[np.bool_]:
-        """Whether the line's user had an event with its item before the line."""
-        examples = self.examples
-        first = self.history.group_by("user_key", "item_key").agg(pl.col("t_ms").min())
-        lines = pl.DataFrame(
-            {
-                "user_key": examples.user_key_U[examples.request_B],
-                "item_key": self.catalogue.keys[examples.item_B - 1],
-                "line_t_ms": examples.t_ms_U[examples.request_B],
-            }
-        )
-        joined = lines.join(first, on=["user_key", "item_key"], how="left", maintain_order="left")
-        return (
-            joined.select((pl.col("t_ms") < pl.col("line_t_ms")).fill_null(value=False))
-            .to_series()
-            .to_numpy()
-        )
-
-    @cached_property
-    def owned(self) -> list[npt.NDArray[np.int64]]:
-        """Each line's user's candidates before the week, one entry an event."""
-        past = self.history.filter(pl.col("t_ms") < self.starts_ms)
-        columns = self._column[self.catalogue.numbers(past["item_key"].to_numpy())]
-        grouped = (
-            past.select("user_key", column=pl.Series(columns))
-            .filter(pl.col("column") >= 0)
-            .group_by("user_key")
-            .agg("column")
-            .select("user_key", "column")
-        )
-        of_user = {user: np.array(places, np.int64) for user, places in grouped.iter_rows()}
-        nothing = np.empty(0, np.int64)
-        users = self.examples.user_key_U[self.examples.request_B].tolist()
-        return [of_user.get(user, nothing) for user in users]
 
 
 def judge(
@@ -138,20 +61,19 @@ def judge(
 ) -> list[Metric]:
     """The towers under `name`, then every baseline."""
     ranks = {name: judge_towers(trial, model, item_vectors), **judge_baselines(trial)}
-    return metrics(week, ranks, trial.repeats)
+    return metrics(week, ranks, trial)
 
 
 def judge_baselines(trial: Trial) -> dict[str, Ranks]:
     """Ranks of every baseline by name."""
-    fields = trial.catalogue.table.select(["first_category", "title"]).to_pylist()
-    texts = [
-        f"{fields[number - 1]['first_category'] or ''} {fields[number - 1]['title']}"
-        for number in trial.candidates
-    ]
     return {
         "most popular": baselines.most_popular(trial.targets),
         **baselines.by_words(
-            baselines.TextIndex(texts), trial.examples.queries, trial.owned, trial.targets
+            trial.index,
+            trial.examples.queries,
+            trial.owned,
+            trial.targets,
+            watched=lambda queries: _watched(queries, "baselines, by query"),
         ),
     }
 
@@ -170,7 +92,8 @@ def judge_towers(
     item_ND = torch.from_numpy(item_vectors)[torch.from_numpy(trial.candidates - 1).long()]
     rank_B = np.empty(examples.lines, np.int64)
     with torch.inference_mode():
-        for start in range(0, examples.requests, _REQUESTS_PER_PASS):
+        starts = range(0, examples.requests, _REQUESTS_PER_PASS)
+        for start in _watched(starts, "towers, by requests"):
             requests = np.arange(start, min(start + _REQUESTS_PER_PASS, examples.requests))
             request_B, lines = examples.lines_of(requests)
             if not len(lines):
@@ -200,36 +123,47 @@ def encode_items(model: TwoTowers, catalogue: Catalogue) -> npt.NDArray[np.float
         return np.asarray(torch.cat(parts).numpy(), np.float32)
 
 
-def metrics(
-    week: Week, ranks: Mapping[str, Ranks], repeat_B: npt.NDArray[np.bool_]
-) -> list[Metric]:
+def metrics(week: Week, ranks: Mapping[str, Ranks], trial: Trial) -> list[Metric]:
     """One line a method and set of rows."""
-    sets = {"all": np.ones_like(repeat_B), "non-repeats": ~repeat_B}
-    return [
-        Metric(
+    sets = row_sets(trial)
+    found = {
+        rows: _metrics_over(sets[rows], ranks, trial, week=week, rows=rows)
+        for rows in _watched(list(sets), "intervals, by rows")
+    }
+    return [found[rows][method] for method in ranks for rows in sets]
+
+
+def _metrics_over(
+    chosen_B: npt.NDArray[np.bool_],
+    ranks: Mapping[str, Ranks],
+    trial: Trial,
+    *,
+    week: Week,
+    rows: str,
+) -> dict[str, Metric]:
+    """Every method's, all on the same draws of users."""
+    pool = len(trial.candidates)
+    found = {method: gains(rank_B[chosen_B], pool=pool) for method, rank_B in ranks.items()}
+    columns = [gain_B for each in found.values() for gain_B in each.values()]
+    drawn = intervals(np.stack(columns, axis=1), trial.users[chosen_B])
+    ends = iter([] if drawn is None else drawn.tolist())  # of each method in turn
+    count = int(chosen_B.sum())
+    return {
+        method: Metric(
             week=week,
             method=method,
             rows=rows,
-            count=int(chosen_B.sum()),
-            values=summary(rank_B[chosen_B]),
+            count=count,
+            values={name: float(gain_B.mean()) for name, gain_B in each.items()} if count else {},
+            intervals={name: (low, high) for name, (low, high) in zip(each, ends, strict=False)},
         )
-        for method, rank_B in ranks.items()
-        for rows, chosen_B in sets.items()
-    ]
+        for method, each in found.items()
+    }
 
 
-def as_table(found: Iterable[Metric]) -> list[dict[str, str | int]]:
-    """Metrics for people."""
-    return [
-        {
-            "week": each.week,
-            "method": each.method,
-            "rows": each.rows,
-            "lines": each.count,
-            **{name: f"{value:.3f}" for name, value in each.values.items()},
-        }
-        for each in found
-    ]
+def _watched(steps: Sequence[_T], what: str) -> Iterable[_T]:
+    """With a bar, on a terminal, that goes when they are done."""
+    return track(steps, what, console=people, transient=True) if people.is_terminal else steps
 
 
 @app.command()
@@ -237,16 +171,39 @@ def evaluate(
     name: Annotated[
         str | None, typer.Argument(metavar="BUNDLE", help="A bundle's name; default: the newest.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The metrics as JSON.")] = False,
+    every_set: Annotated[
+        bool, typer.Option("--sets", help="All sets of rows: repeats, queries, items, history.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All sets of rows and all metrics.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw recall against K, as SVG, into this file."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
-    """Judge a bundle as it is served, on the week that it was not trained on."""
+    """Judge a bundle as it is served, on the week that it was not trained on.
+
+    Intervals are 95 %, by resampling users. docs/models says what rows and metrics are.
+    """
     settings = settings_module.load()
     bundle = Bundle.load(_path(settings, name))
+    if plot and not plot.parent.is_dir():
+        raise InputError("there is no such folder", where=str(plot.parent))
     found = judge_bundle(settings, bundle)
+    if plot:
+        plot.write_text(curve.recall_curves(first_rows(found), title=bundle.name))
     if as_json:
         emit_json({"bundle": bundle.name, "metrics": [each.model_dump() for each in found]})
+        return
+    title = f"{bundle.name}, {found[0].week} week"
+    people.print(f"queries: {bundle.manifest.dataset['query_protocol']}")
+    if everything:
+        for names in _BY_KIND:
+            emit_table(table(found, names), title=title)
     else:
-        emit_table(as_table(found), title=bundle.name)
+        emit_table(table(found if every_set else first_rows(found)), title=title)
 
 
 def judge_bundle(
@@ -267,6 +224,7 @@ def judge_bundle(
         )
     rows.require_built(settings, bundle.service, span, bundle.manifest.windows)
     judged = lines(settings, dataset, span)
+    people.print("[dim]features from Feast …[/]")
     with copying(settings), tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
         requests = judged.select("user_key", "t_ms").unique().sort("t_ms", "user_key")
         fetched = rows.fetch(settings, bundle.service, requests, Path(folder), session=session)

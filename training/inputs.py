@@ -75,6 +75,7 @@ class Inputs:
         titles = [title for title in self.items["title"].to_pylist() if title]
         return Tokenizer.fit(
             [*self.train_lines["query"].to_list(), *titles],
+            segmentation=recipe.tokenizer.segmentation,
             min_count=recipe.tokenizer.min_count,
             buckets=recipe.tokenizer.buckets,
         )

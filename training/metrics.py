@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-KS = (10, 50, 100)
+KS = (10, 50, 100, 500, 1_000)
 MISSED = np.iinfo(np.int64).max  # the rank of a target that is no candidate
 
 Ranks = npt.NDArray[np.int64]
+Gains = npt.NDArray[np.float64]
 
 
 def ranks_of(score_BN: npt.NDArray[np.floating], target_B: npt.NDArray[np.integer]) -> Ranks:
@@ -29,13 +30,23 @@ def ranks_of(score_BN: npt.NDArray[np.floating], target_B: npt.NDArray[np.intege
     return rank_B
 
 
-def summary(rank_B: Ranks, ks: Sequence[int] = KS) -> dict[str, float]:
-    """Mean `recall@k` and `ndcg@k` of the lines; no lines, no metrics.
+def gains(rank_B: Ranks, *, pool: int, ks: Sequence[int] = KS) -> dict[str, Gains]:
+    """What each line has of each metric, [B]; the metric is the mean over lines.
 
-    With one relevant item, recall@k is 1 if it is in the top k and ndcg@k is 1 / log2(rank + 2).
+    `recall@k`: whether the line's item is in the top k. `ndcg@k`: 1 / log2(rank + 2) if it is.
+    `mrr`: 1 / (rank + 1). `auc`: the share of the other candidates that stand behind the item. A
+    miss has nothing of any.
+
+    Args:
+        pool: how many candidates there are.
     """
-    if not len(rank_B):
-        return {}
-    found: dict[str, float] = {f"recall@{k}": float((rank_B < k).mean()) for k in ks}
-    gain_B = 1.0 / np.log2(np.minimum(rank_B, 2**52) + 2.0)
-    return found | {f"ndcg@{k}": float(np.where(rank_B < k, gain_B, 0.0).mean()) for k in ks}
+    missed_B = rank_B == MISSED
+    rank_B = np.where(missed_B, 0, rank_B)
+    ndcg_B = 1.0 / np.log2(rank_B + 2.0)
+    inside = {k: ~missed_B & (rank_B < k) for k in ks}
+    return {
+        **{f"recall@{k}": inside_B.astype(np.float64) for k, inside_B in inside.items()},
+        **{f"ndcg@{k}": np.where(inside_B, ndcg_B, 0.0) for k, inside_B in inside.items()},
+        "mrr": np.where(missed_B, 0.0, 1.0 / (rank_B + 1.0)),
+        "auc": np.where(missed_B, 0.0, 1.0 - rank_B / max(pool - 1, 1)),
+    }

@@ -15,6 +15,7 @@ from pagoda.features import SEQUENCES_STATS_V1, SEQUENCES_V1
 from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.models.towers import Config
+from pagoda.text import Segmentation
 from pagoda.windows import WindowSpec
 from training.loop import LoopConfig
 
@@ -23,6 +24,7 @@ from training.loop import LoopConfig
 class TokenizerConfig:
     """How the vocabulary is fitted on queries and titles of the training days."""
 
+    segmentation: Segmentation = "jieba"
     min_count: int = 2
     buckets: int = 1_000
 

@@ -34,6 +34,7 @@ from pagoda.bundle import Manifest, ModelSpec, as_json
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import BundleRefused
 from pagoda.forgotten import copying
+from pagoda.metric_table import first_rows, table
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
@@ -44,6 +45,7 @@ from training.data import Examples, prepare
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
 from training.recipes import RECIPES, recipe
+from training.trial import Trial
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -133,7 +135,7 @@ def _bundle(
         vectors = evaluate.encode_items(model, catalogue)
     with clock.part("evaluate"):
         metrics = evaluate.judge(
-            evaluate.Trial(
+            Trial(
                 examples=judged,
                 catalogue=catalogue,
                 history=events_before(settings, chosen.judged.end, inputs.snapshots),
@@ -294,7 +296,7 @@ def train(
         return
     people.print(f"{'trained' if fresh else 'already trained:'} [bold]{manifest.name}[/]")
     people.print(f"queries: {manifest.dataset['query_protocol']}")
-    emit_table(evaluate.as_table(manifest.metrics))
+    emit_table(table(first_rows(manifest.metrics)), title=f"{chosen.week} week")
 
 
 if __name__ == "__main__":

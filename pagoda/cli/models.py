@@ -11,11 +11,11 @@ from pagoda import index_report, registry, release
 from pagoda import settings as settings_module
 from pagoda.bundle import Manifest, Metric
 from pagoda.console import emit_json, emit_table, people
+from pagoda.metric_table import first_rows, table
 from pagoda.settings import Settings
 
 app = typer.Typer(help="List bundles, promote one, go back, remove some.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-_SHOWN = ("recall@10", "recall@100")
 
 
 @app.command("list")
@@ -46,9 +46,10 @@ def list_bundles(as_json: AsJson = False) -> None:
     )
     for each in found:
         if each["metrics"]:
+            metrics = [Metric.model_validate(metric) for metric in each["metrics"]]
             emit_table(
-                _metric_rows(each["metrics"]),
-                title=f"{each['name']}: {each['query_protocol']}",
+                table(first_rows(metrics)),
+                title=f"{each['name']}, {metrics[0].week} week: {each['query_protocol']}",
             )
 
 
@@ -132,19 +133,3 @@ def _index(index: dict[str, Any] | None) -> str:
         return "not built"
     verdict = f"recall {index['worst_recall']:.3f}" if index["passed"] else "did not pass"
     return f"{index['type']}, {verdict}"
-
-
-def _metric_rows(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    read = [Metric.model_validate(each) for each in metrics]
-    names = [name for name in _SHOWN if any(name in each.values for each in read)]
-    names = names or sorted({name for each in read for name in each.values})
-    return [
-        {
-            "week": each.week,
-            "method": each.method,
-            "rows": each.rows,
-            "count": each.count,
-            **{name: f"{each.values[name]:.4f}" if name in each.values else None for name in names},
-        }
-        for each in read
-    ]

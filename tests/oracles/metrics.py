@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def ranking(scores: Sequence[float]) -> list[int]:
@@ -26,6 +26,36 @@ def ndcg(ranks: Sequence[int | None], k: int) -> float:
     """Discounted gain of the top k; with one relevant item the ideal gain is 1."""
     gains = [sum(1 / math.log2(place + 2) for place in range(k) if place == rank) for rank in ranks]
     return sum(gains) / len(gains)
+
+
+def mrr(ranks: Sequence[int | None]) -> float:
+    """Mean of one over the place, counted from 1; nothing for a miss."""
+    return sum(0.0 if rank is None else 1 / (rank + 1) for rank in ranks) / len(ranks)
+
+
+def auc(ranks: Sequence[int | None], pool: int) -> float:
+    """Chance that the item stands before another candidate; nothing for a miss."""
+    wins = [
+        0.0 if rank is None else sum(1 for other in range(pool) if other > rank) for rank in ranks
+    ]
+    return sum(wins) / (pool - 1) / len(ranks)
+
+
+def mean_of_drawn(gains: Sequence[float], users: Sequence[int], times: Mapping[int, int]) -> float:
+    """The mean over the lines of users of whom each was drawn so many times."""
+    drawn = [
+        gain for gain, user in zip(gains, users, strict=True) for _ in range(times.get(user, 0))
+    ]
+    return sum(drawn) / len(drawn)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Between the two values nearest to that share of the way, in proportion."""
+    ordered = sorted(values)
+    at = share * (len(ordered) - 1)
+    below = math.floor(at)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (at - below) * (ordered[above] - ordered[below])
 
 
 def bm25(documents: Sequence[Sequence[str]], query: Sequence[str]) -> list[float]:

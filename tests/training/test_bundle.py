@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -8,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagoda.bundle import FILES, MANIFEST, Bundle, Request
+from pagoda.bundle import FILES, MANIFEST, TOKENIZER, Bundle, Request
 from pagoda.errors import BundleRefused
+from pagoda.metric_table import table
 from pagoda.models.inputs import item_batch
 from tests.training import toy
 
@@ -82,6 +84,26 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     edit(path, change)
     with pytest.raises(BundleRefused, match=message):
+        Bundle.load(path)
+
+
+def test_metrics_of_before_there_were_intervals_still_load(path: Path) -> None:
+    earlier = {"week": "test", "method": "demo"}
+    some = earlier | {"rows": "all", "count": 9, "values": {"ndcg@10": 1}}
+    none = earlier | {"rows": "non-repeats", "count": 0, "values": {}}
+    edit(path, lambda manifest: manifest.update(metrics=[some, none]))
+    metrics = Bundle.load(path).manifest.metrics
+    assert metrics[0].intervals == {}
+    shown = {"rows": "all", "lines": 9, "method": "demo"}
+    assert table(metrics) == [shown | {"R@10": None, "R@100": None, "NDCG@10": "1.000"}]
+
+
+def test_a_tokenizer_of_a_later_version_is_refused(path: Path) -> None:
+    later = json.loads((path / TOKENIZER).read_text()) | {"segmentation": "unheard of"}
+    (path / TOKENIZER).write_text(json.dumps(later))
+    digest = hashlib.sha256((path / TOKENIZER).read_bytes()).hexdigest()
+    edit(path, lambda manifest: manifest["files"].update({TOKENIZER: digest}))
+    with pytest.raises(BundleRefused, match=r"tokenizer\.json: segmentation: Input should be"):
         Bundle.load(path)
 
 

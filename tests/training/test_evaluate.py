@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from click.testing import Result
+from typer.testing import CliRunner
 
+from pagoda.bundle import Metric
+from pagoda.errors import InputError
 from pagoda.ids import key_of
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import user_batch
@@ -14,9 +24,13 @@ from pagoda.text import Tokenizer
 from pagoda.windows import DAY_MS
 from tests.oracles import metrics as oracle
 from tests.training import toy
+from training import evaluate
 from training.data import Examples
-from training.evaluate import Trial, encode_items, judge, judge_towers
+from training.evaluate import encode_items, judge, judge_towers
+from training.intervals import intervals
 from training.metrics import MISSED
+from training.row_sets import row_sets
+from training.trial import Trial
 
 WEEK_MS = toy.T0
 
@@ -98,7 +112,7 @@ def test_a_repeat_is_a_pair_with_an_event_before_the_line(
     for t_ms, expected in ((at_ms - 1, True), (at_ms, False)):
         events = pl.DataFrame([{"user_key": user, "item_key": item, "t_ms": t_ms}])
         trial = Trial(examples=examples, catalogue=catalogue, history=events, starts_ms=WEEK_MS)
-        assert trial.repeats[line] == expected
+        assert row_sets(trial)["repeats"][line] == expected
 
 
 def test_planted_future_events_move_no_metric(
@@ -121,3 +135,75 @@ def test_planted_future_events_move_no_metric(
     assert {each.method for each in judged[0]} == {
         "toy", "most popular", "bm25", "popular among matching", "repeat first",
     }  # fmt: skip
+    assert {each.rows for each in judged[0]} == set(row_sets(trial))
+
+
+def test_intervals_are_of_whole_users(trial: Trial) -> None:
+    user_B = trial.examples.user_key_U[trial.examples.request_B]
+    hit_B = user_B == user_B[0]
+    whole = evaluate.metrics("test", {"some": np.where(hit_B, 0, MISSED)}, trial)[0]
+    assert whole.rows == "all"
+    by_user = intervals(hit_B[:, None].astype(float), user_B)
+    assert by_user is not None
+    assert whole.intervals["recall@10"] == tuple(by_user[0])
+
+
+@pytest.fixture
+def judged(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`pagoda evaluate` on a toy bundle whose ranks are made up."""
+    toy.save(tmp_path / "bundles")
+    monkeypatch.setenv("PAGODA_HOME", str(tmp_path))
+    lines = np.arange(trial.examples.lines)
+    ranks = {"toy": lines, "other <&>": np.full(len(lines), MISSED)}
+    found = evaluate.metrics("test", ranks, trial)
+    monkeypatch.setattr(evaluate, "judge_bundle", lambda *_: found)
+
+    def call(*options: str) -> Result:
+        result = CliRunner(env={"COLUMNS": "160"}).invoke(evaluate.app, [*options])
+        assert result.exit_code == 0, result.output
+        return result
+
+    return call
+
+
+def test_people_see_few_columns_and_sets_first(judged: Callable[..., Result]) -> None:
+    said = judged().stdout
+    assert "toy, test week" in said
+    assert "non-repeats" in said
+    assert "tail items" not in said
+    assert "R@10 " in said
+    assert "R@500" not in said
+    assert re.search(r"\.\d{3} \(\.\d{3}–\.\d{3}\)", said)
+    assert "tail items" in judged("--sets").stdout
+    everything = judged("--all").stdout
+    assert all(each in everything for each in ("tail items", "R@500", "NDCG@1000", "mrr", "auc"))
+
+
+def test_json_has_every_set_metric_and_interval(judged: Callable[..., Result]) -> None:
+    metrics = json.loads(judged("--json").stdout)["metrics"]
+    read = [Metric.model_validate(each) for each in metrics]
+    assert len({each.rows for each in read}) == 11
+    whole = next(each for each in read if (each.method, each.rows) == ("toy", "all"))
+    assert len(whole.values) == 12
+    assert set(whole.intervals) == set(whole.values)
+    assert all(low <= whole.values[name] <= high for name, (low, high) in whole.intervals.items())
+
+
+def test_recall_is_drawn_against_k(judged: Callable[..., Result], tmp_path: Path) -> None:
+    judged("--plot", str(tmp_path / "recall.svg"))
+    drawn = ElementTree.parse(tmp_path / "recall.svg").getroot()  # noqa: S314 - our own file
+    lines = drawn.findall(".//{*}polyline")
+    assert len(lines) == 4, "two methods, all rows and non-repeats"
+    for line in lines:
+        heights = [float(point.split(",")[1]) for point in line.attrib["points"].split()]
+        assert len(heights) == 5
+        assert heights == sorted(heights, reverse=True), "recall grows with K"
+    assert "other <&>" in [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_a_folder_that_is_not_there_is_named_before_the_work(
+    judged: Callable[..., Result], tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(evaluate.app, ["--plot", str(tmp_path / "gone" / "recall.svg")])
+    assert isinstance(result.exception, InputError)
+    assert str(tmp_path / "gone") in str(result.exception)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pagoda.text import units_of
 from tests.oracles import metrics as oracle
 from training import baselines
-from training.metrics import MISSED, ranks_of, summary
+from training.metrics import MISSED, gains, ranks_of
 
 SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 WORDS = ("milk", "tea", "green", "soap")
@@ -25,16 +25,18 @@ def test_ranks_agree_with_sorting_everything(data: st.DataObject) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.one_of(st.none(), st.integers(0, 200)), min_size=1, max_size=30))
-def test_recall_and_ndcg_agree_with_brute_force(ranks: list[int | None]) -> None:
-    found = summary(np.array([MISSED if rank is None else rank for rank in ranks]), ks=(1, 10, 100))
-    for k in (1, 10, 100):
-        assert np.isclose(found[f"recall@{k}"], oracle.recall(ranks, k))
-        assert np.isclose(found[f"ndcg@{k}"], oracle.ndcg(ranks, k))
-
-
-def test_no_lines_have_no_metrics() -> None:
-    assert summary(np.empty(0, np.int64)) == {}
+@given(st.lists(st.one_of(st.none(), st.integers(0, 1_200)), min_size=1, max_size=30))
+def test_metrics_agree_with_brute_force(ranks: list[int | None]) -> None:
+    pool = 1_300
+    found = gains(np.array([MISSED if rank is None else rank for rank in ranks]), pool=pool)
+    assert all(len(gain_B) == len(ranks) for gain_B in found.values())
+    means = {name: gain_B.mean() for name, gain_B in found.items()}
+    for k in (10, 50, 100, 500, 1_000):
+        assert np.isclose(means.pop(f"recall@{k}"), oracle.recall(ranks, k))
+        assert np.isclose(means.pop(f"ndcg@{k}"), oracle.ndcg(ranks, k))
+    assert np.isclose(means.pop("mrr"), oracle.mrr(ranks))
+    assert np.isclose(means.pop("auc"), oracle.auc(ranks, pool))
+    assert not means
 
 
 @settings(deadline=None)

@@ -1,0 +1,52 @@
+"""A bundle's metrics for people: few columns and sets of rows first, more on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pagoda.bundle import Metric
+
+FIRST_METRICS = ("recall@10", "recall@100", "ndcg@10")
+FIRST_ROWS = ("all", "non-repeats")
+
+
+def first_rows(metrics: Iterable[Metric]) -> list[Metric]:
+    """Those over the sets of rows that are looked at first."""
+    return [each for each in metrics if each.rows in FIRST_ROWS]
+
+
+def table(metrics: Iterable[Metric], names: Sequence[str] = FIRST_METRICS) -> list[dict[str, Any]]:
+    """Values of these names with their 95 % intervals: methods below each other, set by set.
+
+    Sets without rows are left out.
+    """
+    metrics = [each for each in metrics if each.count]
+    sets = list(dict.fromkeys(each.rows for each in metrics))
+    return [
+        {
+            "rows": each.rows,
+            "lines": each.count,
+            "method": each.method,
+            **{_short(name): _value(each, name) for name in names},
+        }
+        for each in sorted(metrics, key=lambda each: sets.index(each.rows))
+    ]
+
+
+def _short(name: str) -> str:
+    return name.replace("recall@", "R@").replace("ndcg@", "NDCG@")
+
+
+def _value(metric: Metric, name: str) -> str | None:
+    if name not in metric.values:
+        return None
+    value = _digits(metric.values[name])
+    if name not in metric.intervals:
+        return value
+    low, high = map(_digits, metric.intervals[name])
+    return f"{value} ({low}–{high})"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")

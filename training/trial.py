@@ -1,0 +1,102 @@
+"""One week's lines to rank, and what was known before it.
+
+Candidates are the catalogue's items that have a title and an event before the week. A line's
+target outside of them counts as a miss.
+
+Shape legend: N candidates, B lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pagoda.models.catalogue import Catalogue
+from training.baselines import TextIndex
+from training.data import Examples
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """One week's lines and what was known before it.
+
+    Attributes:
+        examples: the week's requests and lines.
+        history: (user_key, item_key, t_ms) of events. Only those before a line's moment say
+            anything about its user, only those before `starts_ms` about items.
+        starts_ms: where the week begins.
+    """
+
+    examples: Examples
+    catalogue: Catalogue
+    history: pl.DataFrame
+    starts_ms: int
+
+    @cached_property
+    def _popularity(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        counted = (
+            self.history.filter(pl.col("t_ms") < self.starts_ms)
+            .group_by("item_key")
+            .len()
+            .sort("len", "item_key", descending=[True, False])
+        )
+        numbers = self.catalogue.numbers(counted["item_key"].to_numpy())
+        titled = self.catalogue.table["title"].is_valid().to_numpy()
+        chosen = numbers > 0
+        chosen[chosen] = titled[numbers[chosen] - 1]
+        return numbers[chosen], counted["len"].to_numpy()[chosen].astype(np.int64)
+
+    @property
+    def candidates(self) -> npt.NDArray[np.int32]:
+        """Item numbers of the candidates, most popular first, ties by item key."""
+        return self._popularity[0]
+
+    @property
+    def popularity(self) -> npt.NDArray[np.int64]:
+        """Each candidate's events before the week."""
+        return self._popularity[1]
+
+    @cached_property
+    def index(self) -> TextIndex:
+        """The candidates' first categories and titles."""
+        fields = self.catalogue.table.select(["first_category", "title"]).to_pylist()
+        described = (fields[number - 1] for number in self.candidates)
+        return TextIndex([f"{each['first_category'] or ''} {each['title']}" for each in described])
+
+    @cached_property
+    def _column(self) -> npt.NDArray[np.int64]:
+        """Each item number's place among the candidates, -1 for none."""
+        column = np.full(len(self.catalogue) + 1, -1, np.int64)
+        column[self.candidates] = np.arange(len(self.candidates))
+        return column
+
+    @cached_property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """Each line's target as a place among the candidates, -1 for none."""
+        target: npt.NDArray[np.int64] = self._column[self.examples.item_B]
+        return target
+
+    @property
+    def users(self) -> npt.NDArray[np.int64]:
+        """Each line's user."""
+        return self.examples.user_key_U[self.examples.request_B]
+
+    @cached_property
+    def owned(self) -> list[npt.NDArray[np.int64]]:
+        """Each line's user's candidates before the week, one entry an event."""
+        past = self.history.filter(pl.col("t_ms") < self.starts_ms)
+        columns = self._column[self.catalogue.numbers(past["item_key"].to_numpy())]
+        grouped = (
+            past.select("user_key", column=pl.Series(columns))
+            .filter(pl.col("column") >= 0)
+            .group_by("user_key")
+            .agg("column")
+            .select("user_key", "column")
+        )
+        of_user = {user: np.array(places, np.int64) for user, places in grouped.iter_rows()}
+        nothing = np.empty(0, np.int64)
+        return [of_user.get(user, nothing) for user in self.users.tolist()]
