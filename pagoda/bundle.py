@@ -187,7 +187,7 @@ class Bundle:
             problems.append(
                 f"{VECTORS}: {list(vectors.shape)}, expected {[len(table), manifest.width]}"
             )
-        catalogue = Catalogue(table)
+        catalogue = Catalogue(table, tokenizer)
         if table.schema == SCHEMA and not np.all(np.diff(catalogue.keys) > 0):
             problems.append(f"{ITEMS}: item_key does not ascend")
         if problems:
@@ -251,7 +251,7 @@ class Bundle:
 
         from pagoda.models.inputs import item_batch
 
-        described = self.catalogue.describe(items, self.tokenizer)
+        described = self.catalogue.describe(items)
         numbers_M = torch.from_numpy(self.catalogue.numbers(described.keys).astype(np.int64))
         vectors_MD = np.empty((len(described), self.manifest.width), np.float32)
         for start in range(0, len(described), _ITEMS_PER_PASS):

@@ -76,6 +76,7 @@ def drawn(tokenizer: Tokenizer) -> tuple[Examples, torch.Tensor]:
         request_B=np.arange(REQUESTS, dtype=np.int32),
         text_B=np.zeros(REQUESTS, np.int32),
         item_B=taken.astype(np.int32),
+        action_B=np.zeros(REQUESTS, np.int64),
     )
     return examples, torch.tensor(items)
 
