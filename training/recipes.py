@@ -79,7 +79,10 @@ def youtube_two_tower() -> Recipe:
         service=SEQUENCES_V1.name,
         train_days=84,
         loop=LoopConfig(
-            order="stream", temperature=0.05, frequency=FrequencyConfig(), rewards=Rewards()
+            order="stream",
+            temperature=0.05,
+            frequency=FrequencyConfig(rate=0.05),  # some 280 steps: .01 would hardly have begun
+            rewards=Rewards(),
         ),
     )
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from pagoda import features
 from pagoda.errors import CheckFailed
+from pagoda.models import towers
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import item_batch
@@ -24,6 +26,7 @@ from training.loop import LoopConfig, Rewards, Step, train
 from training.losses import Mix
 from training.negatives import Negatives
 from training.optimisers import AdagradConfig, clip_gradients
+from training.recipes import RECIPES, recipe
 
 SHORT = LoopConfig(epochs=2, requests_per_batch=12, checkpoint_steps=3)
 EVERYTHING = replace(
@@ -216,7 +219,10 @@ def test_what_a_model_learns_besides_is_part_of_the_loss(
 def test_vectors_become_stable_as_training_goes_on(
     sizes: Sizes, examples: Examples, catalogue: Catalogue
 ) -> None:
-    """What makes a memory of earlier batches worth something, and a warm-up before it (CBNS)."""
+    """What makes a memory of earlier batches worth something, and a warm-up before it (CBNS).
+
+    Relative to their length, which goes on growing.
+    """
     model = built(YOUTUBE_DNN, sizes)
     items = item_batch(np.arange(1, len(catalogue) + 1), catalogue)
     seen: list[torch.Tensor] = []
@@ -228,5 +234,17 @@ def test_vectors_become_stable_as_training_goes_on(
         loop,
         on_step=lambda _step: seen.append(model.encode_item(items).detach()),
     )
-    moved = [float((after - before).norm(dim=1).mean()) for before, after in pairwise(seen)]
-    assert np.mean(moved[-10:]) < np.mean(moved[:10]) / 2
+    moved = [
+        float(((after - before).norm(dim=1) / after.norm(dim=1)).mean())
+        for before, after in pairwise(seen)
+    ]
+    assert np.mean(moved[-10:]) < np.mean(moved[:10]) / 5
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_has_its_name_a_kind_and_a_feature_service(name: str, sizes: Sizes) -> None:
+    made = recipe(name)
+    assert made.name == name
+    assert towers.kind_of(made.model) in towers.KINDS
+    assert features.service(made.service)
+    assert made.model.build(sizes).state_dict()
