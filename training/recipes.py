@@ -2,7 +2,7 @@
 
 All are for real data on two cores, but `smoke`, which only shows that everything runs. Choices for
 `demo` and `alpha_dnn` were made on the validation week (`pagoda train RECIPE --week validation`);
-what was tried is in docs/models. The others have the settings of their papers.
+what was tried is in docs/models. The others follow their papers, but for what their pages say.
 """
 
 from __future__ import annotations

@@ -81,12 +81,12 @@ class Zam(TwoTowers):
 
     def own_loss(self, items: ItemBatch, positive_B: Tensor, dice: torch.Generator) -> Tensor:
         """`-sum_w log P(w|i)` over the title of each line's item, by negative sampling."""
-        title_MN = items.title_MN
-        taken_M = torch.bincount(positive_B, minlength=len(title_MN)) / len(positive_B)
+        taken_M, lines_M = torch.unique(positive_B, return_counts=True)
+        title_MN = items.title_MN[taken_M]
         words, counts = torch.unique(title_MN[title_MN > 0], return_counts=True)
         if not self.config.drawn_words or not len(words):
-            return taken_M.new_zeros(())
-        item_MD1 = self.encode_item(items).unsqueeze(-1)
+            return torch.zeros(())
+        item_MD1 = self.item(items.item_M[taken_M]).unsqueeze(-1)
         drawn = torch.multinomial(
             counts**0.75,
             title_MN.numel() * self.config.drawn_words,
@@ -103,7 +103,7 @@ class Zam(TwoTowers):
         log_M = (functional.logsigmoid(positive_MN) * there_MN).sum(1) + (
             functional.logsigmoid(-negative_MK) * told_MK
         ).sum(1)
-        loss: Tensor = -(log_M * taken_M).sum()
+        loss: Tensor = -(log_M * lines_M).sum() / len(positive_B)
         return loss
 
     def _query(self, batch: UserBatch) -> Tensor:
