@@ -194,8 +194,7 @@ class Bundle:
             problems.append(
                 f"{VECTORS}: {list(vectors.shape)}, expected {[len(table), manifest.width]}"
             )
-        catalogue = Catalogue(table)
-        if table.schema == SCHEMA and not np.all(np.diff(catalogue.keys) > 0):
+        if table.schema == SCHEMA and not np.all(np.diff(table["item_key"].to_numpy()) > 0):
             problems.append(f"{ITEMS}: item_key does not ascend")
         if tokenizer is None or problems:
             raise _refused(path, problems)
@@ -209,7 +208,7 @@ class Bundle:
             manifest=manifest,
             model=model,
             tokenizer=tokenizer,
-            catalogue=catalogue,
+            catalogue=Catalogue(table, tokenizer),
             item_vectors=vectors,
         )
 
@@ -258,7 +257,7 @@ class Bundle:
 
         from pagoda.models.inputs import item_batch
 
-        described = self.catalogue.describe(items, self.tokenizer)
+        described = self.catalogue.describe(items)
         numbers_M = torch.from_numpy(self.catalogue.numbers(described.keys).astype(np.int64))
         vectors_MD = np.empty((len(described), self.manifest.width), np.float32)
         for start in range(0, len(described), _ITEMS_PER_PASS):

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.negatives import Memory
-
-_MODEL, _OPTIMISER, _MEMORY = "model.", "optimiser.", "memory."
+_MODEL, _OPTIMISER = "model.", "optimiser."
 _RANDOM, _LOSSES = "random", "losses"
+
+
+class Kept(Protocol):
+    """Anything else that training goes on from."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What to keep, by name."""
+
+    def take_up(self, kept: dict[str, Tensor]) -> None:
+        """Go on with it."""
 
 
 def write(
     path: Path,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    memory: Memory,
+    others: Mapping[str, Kept],
     losses: list[float],
 ) -> None:
-    """Write whole or not at all."""
+    """Write whole or not at all.
+
+    Args:
+        others: what else is kept, each under a name of its own.
+    """
     tensors: dict[str, Tensor] = {
         f"{_MODEL}{name}": each.contiguous() for name, each in model.state_dict().items()
     }
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"{_OPTIMISER}{number}.{name}": each for name, each in state.items()}
-    tensors |= {f"{_MEMORY}{name}": each for name, each in memory.tensors().items()}
+    for part, other in others.items():
+        tensors |= {f"{part}.{name}": each for name, each in other.tensors().items()}
     tensors[_RANDOM] = torch.get_rng_state()
     tensors[_LOSSES] = torch.tensor(losses, dtype=torch.float64)
     draft = path.with_suffix(".draft")
@@ -36,14 +51,18 @@ def write(
 
 
 def restore(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, memory: Memory
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    others: Mapping[str, Kept],
 ) -> list[float]:
     """Take up the checkpoint; returns the losses so far, none where there is no checkpoint."""
     if not path.exists():
         return []
     tensors = load_file(path)
     model.load_state_dict(_of(tensors, _MODEL))
-    memory.take_up(_of(tensors, _MEMORY))
+    for part, other in others.items():
+        other.take_up(_of(tensors, f"{part}."))
     states: dict[int, dict[str, Tensor]] = {}
     for key, each in _of(tensors, _OPTIMISER).items():
         number, name = key.split(".", 1)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +26,14 @@ from pagoda.models.behaviour import Behaviour, TextNumbers, encode
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import ItemBatch, UserBatch, item_batch, user_batch
 from pagoda.models.ragged import Ragged
+from pagoda.schemas import ACTIONS
 from pagoda.text import Texts, Tokenizer
-from pagoda.windows import LONG_TERM_ACTIONS, WindowSpec
+from pagoda.windows import DAY_MS, LONG_TERM_ACTIONS, WindowSpec
 from training.negatives import Chances, Negatives, draw
 
 SEPARATOR = "__"  # between view and column, as Feast's full feature names have it
 IN_BATCH = Negatives()
+Order = Literal["shuffled", "stream"]
 _INT32S = npt.NDArray[np.int32]
 
 
@@ -45,6 +47,7 @@ class Examples:
         user_key_U, t_ms_U: whose request, and its moment.
         request_B, text_B, item_B: each line's request, query and taken item (its number in the
             catalogue, never 0), ascending by request.
+        action_B: the strongest action on each line's item, a place in `ACTIONS`.
     """
 
     behaviour: Behaviour
@@ -55,6 +58,7 @@ class Examples:
     request_B: _INT32S
     text_B: _INT32S
     item_B: _INT32S
+    action_B: npt.NDArray[np.int64]
 
     @property
     def requests(self) -> int:
@@ -86,7 +90,7 @@ class Batch:
 
     Attributes:
         user: the lines and their requests. items: the P distinct items taken or drawn.
-        positive_B: each line's item among them.
+        positive_B: each line's item among them. action_B: what was done to it, in `ACTIONS`.
         excluded_BP: items that are no negatives of a line: those of its own request, and what
             others have taken where only drawn ones count.
         number: the batch's number in its epoch.
@@ -95,6 +99,7 @@ class Batch:
     user: UserBatch
     items: ItemBatch
     positive_B: Tensor
+    action_B: Tensor
     excluded_BP: Tensor
     number: int
 
@@ -108,15 +113,19 @@ def batches(
     epoch: int,
     first: int = 0,
     negatives: Negatives = IN_BATCH,
+    order: Order = "shuffled",
 ) -> Iterator[Batch]:
     """One epoch in the order that (seed, epoch) gives, from batch number `first` on.
 
+    Order "stream" keeps the days behind each other and shuffles within a UTC day only.
     The last, smaller batch is left out: its chances of holding an item would be others.
     """
     size = batch_size(examples, requests_per_batch)
-    order = np.random.default_rng([seed, epoch]).permutation(examples.requests)
+    places = np.random.default_rng([seed, epoch]).permutation(examples.requests)
+    if order == "stream":
+        places = places[np.argsort(examples.t_ms_U[places] // DAY_MS, kind="stable")]
     for number in range(first, steps_per_epoch(examples, requests_per_batch)):
-        chosen = np.sort(order[number * size : (number + 1) * size])
+        chosen = np.sort(places[number * size : (number + 1) * size])
         drawn = draw(negatives.uniform, pool=len(catalogue), seed=(seed, epoch, number))
         yield _batch(examples, catalogue, chosen, number, drawn, negatives)
 
@@ -175,6 +184,7 @@ def _batch(
         ),
         items=item_batch(items_P, catalogue),
         positive_B=torch.from_numpy(positive_B.astype(np.int64)),
+        action_B=torch.from_numpy(examples.action_B[lines]),
         excluded_BP=torch.from_numpy(excluded_BP),
         number=number,
     )
@@ -220,6 +230,7 @@ def prepare(
         request_B=joined["request"].to_numpy().astype(np.int32),
         text_B=text_B,
         item_B=joined["item"].to_numpy().astype(np.int32),
+        action_B=np.array([ACTIONS.index(action) for action in joined["action"]], np.int64),
     )
 
 

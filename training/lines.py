@@ -18,12 +18,12 @@ import polars as pl
 from pagoda import lake
 from pagoda.dataset import Dataset
 from pagoda.errors import InputError
-from pagoda.schemas import EVENTS, ROBOTS, SEARCHES, Table
+from pagoda.schemas import ACTIONS, EVENTS, ROBOTS, SEARCHES, Table
 from pagoda.settings import Settings
 
 Week = Literal["validation", "test"]
 Snapshots = Mapping[str, int]  # table name to the snapshot to read; others are read as they are
-LINE_COLUMNS = ("user_key", "t_ms", "query", "item_key")
+LINE_COLUMNS = ("user_key", "t_ms", "query", "item_key", "action")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,10 @@ def week_of(text: str) -> Week:
 def lines(
     settings: Settings, dataset: Dataset, span: Span, at: Snapshots = MappingProxyType({})
 ) -> pl.DataFrame:
-    """Every line of these days: LINE_COLUMNS, by (t_ms, user_key, query, item_key).
+    """Every line of these days, sorted: LINE_COLUMNS.
 
-    A resent event or search counts once, and so does an item that was both clicked and bought.
+    A resent event or search counts once, and so does an item that was both clicked and bought:
+    its action is the stronger, the later of `ACTIONS`.
     An event may follow its search by up to a day.
     """
     searches = _read(settings, SEARCHES, at, span.filter(), "search_id", "user_key", "query", "ts")
@@ -92,15 +93,17 @@ def lines(
         "search_id",
         "user_key",
         "item_key",
+        "action",
         "ts",
     )
     searches, events = (_of_people(settings, each, at) for each in (searches, events))
     return (
         searches.unique(["search_id", "ts"])
         .join(events.drop_nulls("search_id").drop("ts"), on=["search_id", "user_key"])
-        .unique(["search_id", "ts", "item_key"])
-        .select("user_key", _t_ms(), "query", "item_key")
-        .sort("t_ms", "user_key", "query", "item_key")
+        .sort(pl.col("action").cast(pl.Enum(ACTIONS)))
+        .unique(["search_id", "ts", "item_key"], keep="last", maintain_order=True)
+        .select("user_key", _t_ms(), "query", "item_key", "action")
+        .sort("t_ms", "user_key", "query", "item_key", "action")
     )
 
 

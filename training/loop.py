@@ -15,11 +15,24 @@ from torch import Tensor
 from pagoda.errors import CheckFailed
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
+from pagoda.schemas import ACTIONS
 from training import checkpoints
-from training.data import Batch, Examples, batches, chances, steps_per_epoch
+from training.data import Batch, Examples, Order, batches, chances, steps_per_epoch
+from training.frequency import EstimatedChances, FrequencyConfig
 from training.losses import Mix, mixed, pairwise_hinge, sampled_softmax
 from training.negatives import Chances, Memory, Negatives
 from training.optimisers import AdagradConfig, clip_gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewards:
+    """What a line's loss weighs, by the strongest action on its item."""
+
+    impression: float = 1.0
+    click: float = 1.0
+    collect: float = 1.0
+    cart: float = 2.0
+    buy: float = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +41,28 @@ class LoopConfig:
 
     Attributes:
         requests_per_batch: requests, each with all its lines.
+        order: batches from all days, or day after day as the stream had them.
         loss: sampled softmax, or the pairwise hinge that the paper compares it with.
         negatives: the sources of columns beside a line's own item.
         mix: relevance-improving hard negatives in the softmax's sum, if any.
         temperature: the score's divisor in the softmax; the paper's 2.
         log_q: whose scores are corrected by their chance to be among the columns.
+        frequency: chances are estimated from the batches as they come (None: counted beforehand).
+        rewards: what lines weigh in the softmax loss (None: all the same).
         margin: of the hinge.
         checkpoint_steps: steps between checkpoints.
     """
 
     epochs: int = 1
     requests_per_batch: int = 128
+    order: Order = "shuffled"
     loss: Literal["softmax", "hinge"] = "softmax"
     negatives: Negatives = field(default_factory=Negatives)
     mix: Mix | None = None
     temperature: float = 2.0
     log_q: Literal["off", "negatives", "all"] = "all"
+    frequency: FrequencyConfig | None = None
+    rewards: Rewards | None = None
     margin: float = 1.0
     optimiser: AdagradConfig = field(default_factory=AdagradConfig)
     seed: int = 0
@@ -54,8 +73,10 @@ class LoopConfig:
             raise ValueError("temperature and margin must be positive")
         if min(self.epochs, self.requests_per_batch, self.checkpoint_steps) < 1:
             raise ValueError("epochs, requests_per_batch and checkpoint_steps must be at least 1")
-        if self.loss == "hinge" and self.mix:
-            raise ValueError("mixed negatives are part of the softmax")
+        if self.loss == "hinge" and (self.mix or self.rewards):
+            raise ValueError("mixed negatives and rewards are part of the softmax")
+        if self.frequency and not self.negatives.batch:
+            raise ValueError("an estimate of the batch's chances needs the batch as negatives")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +108,12 @@ def train(
     torch.manual_seed(config.seed)
     optimiser = config.optimiser.build(model)
     memory = Memory(config.negatives.memory)
-    losses = checkpoints.restore(checkpoint, model, optimiser, memory) if checkpoint else []
+    held = _chances(examples, catalogue, config)
+    others: dict[str, checkpoints.Kept] = {"memory": memory}
+    if isinstance(held, EstimatedChances):
+        others["frequency"] = held
+    losses = checkpoints.restore(checkpoint, model, optimiser, others) if checkpoint else []
     per_epoch = steps_per_epoch(examples, config.requests_per_batch)
-    held = chances(examples, config.requests_per_batch, len(catalogue), config.negatives)
     model.train()
     for epoch in range(len(losses) // per_epoch, config.epochs):
         for batch in batches(
@@ -100,6 +124,7 @@ def train(
             epoch=epoch,
             first=len(losses) - epoch * per_epoch,
             negatives=config.negatives,
+            order=config.order,
         ):
             loss = _loss(model, batch, config, held, memory, step=len(losses))
             if not math.isfinite(loss.item()):
@@ -120,7 +145,7 @@ def train(
                     )
                 )
             if checkpoint and len(losses) % config.checkpoint_steps == 0:
-                checkpoints.write(checkpoint, model, optimiser, memory, losses)
+                checkpoints.write(checkpoint, model, optimiser, others, losses)
     model.eval()
     return losses
 
@@ -129,15 +154,31 @@ def _loss(
     model: TwoTowers,
     batch: Batch,
     config: LoopConfig,
-    held: Chances,
+    held: Chances | EstimatedChances,
     memory: Memory,
     *,
     step: int,
 ) -> Tensor:
-    """The batch's loss; what it has taken is remembered.
+    """The batch's loss, the model's own included; what the batch has taken is remembered.
 
     Shape legend: B lines, P items of the batch, N columns: these and the memory's, D width.
     """
+    dice = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    own = model.own_loss(batch.items, batch.positive_B, dice)
+    told = _told_apart(model, batch, config, held, memory, step, dice)
+    return told if own is None else told + own
+
+
+def _told_apart(
+    model: TwoTowers,
+    batch: Batch,
+    config: LoopConfig,
+    held: Chances | EstimatedChances,
+    memory: Memory,
+    step: int,
+    dice: torch.Generator,
+) -> Tensor:
+    """How badly the lines' items are told from the other columns."""
     item_PD = model.encode_item(batch.items)
     items_N, item_ND, excluded_BN = batch.items.item_M.numpy(), item_PD, batch.excluded_BP
     remembered = config.negatives.remembered(step)
@@ -146,9 +187,11 @@ def _loss(
         items_N, item_ND = np.concatenate([items_N, further]), torch.cat([item_PD, further_ND])
         negative_BN = torch.zeros(len(excluded_BN), len(further), dtype=torch.bool)
         excluded_BN = torch.cat([excluded_BN, negative_BN], 1)
+    taken = torch.unique(batch.positive_B)
     if config.negatives.memory:
-        taken = torch.unique(batch.positive_B)
         memory.add(batch.items.item_M[taken].numpy(), item_PD[taken])
+    if isinstance(held, EstimatedChances):
+        held.see(batch.items.item_M[taken].numpy(), step=step + 1)
     score_BN = model.encode_user(batch.user) @ item_ND.T
     if config.loss == "hinge":
         return pairwise_hinge(
@@ -162,11 +205,15 @@ def _loss(
             positive_B=batch.positive_B,
             excluded_BN=excluded_BN,
             mix=config.mix,
-            dice=torch.Generator().manual_seed(config.seed * 1_000_003 + step),
+            dice=dice,
         )
     log_q_N = None
     if config.log_q != "off":
         log_q_N = torch.from_numpy(held.log_q(items_N, remembered=remembered))
+    reward_B = None
+    if config.rewards:
+        by_action = torch.tensor([getattr(config.rewards, action) for action in ACTIONS])
+        reward_B = by_action[batch.action_B]
     return sampled_softmax(
         score_BN,
         positive_B=batch.positive_B,
@@ -174,7 +221,17 @@ def _loss(
         log_q_N=log_q_N,
         correct_positive=config.log_q == "all",
         mixed_BK=mixed_BK,
+        reward_B=reward_B,
     )
+
+
+def _chances(
+    examples: Examples, catalogue: Catalogue, config: LoopConfig
+) -> Chances | EstimatedChances:
+    pool, negatives = len(catalogue), config.negatives
+    if config.frequency:
+        return EstimatedChances(config.frequency, pool=pool, negatives=negatives)
+    return chances(examples, config.requests_per_batch, pool, negatives)
 
 
 def _diverged(loss: float, epoch: int, batch: int) -> CheckFailed:

@@ -42,6 +42,7 @@ def sampled_softmax(
     log_q_N: Tensor | None,
     correct_positive: bool,
     mixed_BK: Tensor | None = None,
+    reward_B: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each line's item against all columns.
 
@@ -63,6 +64,7 @@ def sampled_softmax(
             or None for plain sampled softmax.
         correct_positive: whether the positive's score is corrected as well.
         mixed_BK: scores of further negatives that no chance has brought (`mixed`); -inf for none.
+        reward_B: what each line's loss weighs in the mean; None for 1.
     Returns: mean loss in nats, scalar.
     Source: Bengio & Senecal, 2008 (negatives); Yi et al., RecSys 2019 (all).
     """
@@ -75,7 +77,9 @@ def sampled_softmax(
     logit_BN = logit_BN.masked_fill(excluded_BN, -torch.inf)
     if mixed_BK is not None:
         logit_BN = torch.cat([logit_BN, mixed_BK], 1)
-    return functional.cross_entropy(logit_BN, positive_B)
+    if reward_B is None:
+        return functional.cross_entropy(logit_BN, positive_B)
+    return (reward_B * functional.cross_entropy(logit_BN, positive_B, reduction="none")).mean()
 
 
 def mixed(

@@ -82,17 +82,27 @@ class Chances:
         self._by_batch = _log_missed(np.minimum(taken, requests - 1), others, requests - 1)
         if negatives.memory:
             self._by_remembered = _log_missed(taken, requests_per_batch, requests)
-        with np.errstate(divide="ignore"):
-            self._by_draw = np.log1p(-min(negatives.uniform / max(pool, 1), 1.0))
+        self._by_draw = log_drawn_missed(negatives, pool)
 
     def log_q(self, items: Numbers, *, remembered: int = 0) -> npt.NDArray[np.float32]:
         """Natural log of each item's chance, [N]; -inf for one that no source could hold."""
         log_missed = self._by_batch[items] + self._by_draw
         if remembered:
             log_missed = log_missed + remembered * self._by_remembered[items]
-        with np.errstate(divide="ignore"):
-            log_q: npt.NDArray[np.float32] = np.log(-np.expm1(log_missed)).astype(np.float32)
-        return log_q
+        return log_q_of(log_missed)
+
+
+def log_q_of(log_missed: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Log of the chance to be there, from that to be missed by all sources."""
+    with np.errstate(divide="ignore"):
+        log_q: npt.NDArray[np.float32] = np.log(-np.expm1(log_missed)).astype(np.float32)
+    return log_q
+
+
+def log_drawn_missed(negatives: Negatives, pool: int) -> float:
+    """Log of the chance that the items drawn from the pool miss an item."""
+    with np.errstate(divide="ignore"):
+        return float(np.log1p(-min(negatives.uniform / max(pool, 1), 1.0)))
 
 
 def _log_missed(taken: Numbers, drawn: int, requests: int) -> npt.NDArray[np.float64]:

@@ -1,23 +1,32 @@
 """Recipes: functions that return a whole typed configuration.
 
-`demo` and `alpha_dnn` are for real data on two cores; `smoke` only shows that everything runs.
-Choices were made on the validation week (`pagoda train RECIPE --week validation`); what was tried
-is in docs/models.
+All are for real data on two cores, but `smoke`, which only shows that everything runs. Choices for
+`demo` and `alpha_dnn` were made on the validation week (`pagoda train RECIPE --week validation`);
+what was tried is in docs/models. The others follow their papers, but for what their pages say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pagoda.errors import InputError
 from pagoda.features import SEQUENCES_STATS_V1, SEQUENCES_V1
 from pagoda.models.alpha_dnn import AlphaDnnConfig
+from pagoda.models.dssm import DssmConfig
 from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.models.towers import Config
+from pagoda.models.youtube_dnn import YoutubeDnnConfig
+from pagoda.models.youtube_two_tower import YoutubeTwoTowerConfig
+from pagoda.models.zam import ZamConfig
 from pagoda.text import Segmentation
 from pagoda.windows import WindowSpec
-from training.loop import LoopConfig
+from training.frequency import FrequencyConfig
+from training.loop import LoopConfig, Rewards
+from training.negatives import Negatives
+
+# Papers with a few negatives a line: here one set for all lines of a batch.
+UNIFORM = Negatives(batch=False, uniform=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,62 @@ def alpha_dnn() -> Recipe:
     )
 
 
+def youtube_two_tower() -> Recipe:
+    """Cosine towers that follow the days, with log q estimated from the stream."""
+    return Recipe(
+        name="youtube_two_tower",
+        model=YoutubeTwoTowerConfig(),
+        service=SEQUENCES_V1.name,
+        train_days=84,
+        loop=LoopConfig(
+            order="stream",
+            temperature=0.05,
+            frequency=FrequencyConfig(rate=0.05),  # some 280 steps: .01 would hardly have begun
+            rewards=Rewards(),
+        ),
+    )
+
+
+def youtube_dnn() -> Recipe:
+    """Mean of query and clicks through a DNN; two epochs, to compare with `cbns`."""
+    return Recipe(
+        name="youtube_dnn",
+        model=YoutubeDnnConfig(),
+        service=SEQUENCES_V1.name,
+        train_days=84,
+        loop=LoopConfig(epochs=2, temperature=1.0),
+    )
+
+
+def cbns() -> Recipe:
+    """YouTube DNN with the items of four batches before as negatives, after some 280 steps."""
+    base = youtube_dnn()
+    remembering = Negatives(memory=4, memory_after=280)  # about an epoch of the twelve weeks
+    return replace(base, name="cbns", loop=replace(base.loop, negatives=remembering))
+
+
+def dssm() -> Recipe:
+    """Letters of query and title, nothing of the user."""
+    return Recipe(
+        name="dssm",
+        model=DssmConfig(),
+        service=SEQUENCES_V1.name,
+        train_days=84,
+        loop=LoopConfig(temperature=0.1, negatives=UNIFORM, log_q="off"),
+    )
+
+
+def zam() -> Recipe:
+    """The query and the purchases that it attends to."""
+    return Recipe(
+        name="zam",
+        model=ZamConfig(),
+        service=SEQUENCES_V1.name,
+        train_days=84,
+        loop=LoopConfig(temperature=1.0, negatives=UNIFORM, log_q="off"),
+    )
+
+
 def smoke() -> Recipe:
     """A tiny MGDSPR on two weeks: seconds; its results mean nothing."""
     return Recipe(
@@ -77,7 +142,17 @@ def smoke() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (demo, alpha_dnn, smoke)
+    recipe.__name__: recipe
+    for recipe in (
+        demo,
+        alpha_dnn,
+        youtube_two_tower,
+        youtube_dnn,
+        cbns,
+        dssm,
+        zam,
+        smoke,
+    )
 }
 
 

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pagoda.models.base import TwoTowers
-from pagoda.models.inputs import ItemBatch, Padded, UserBatch
-from pagoda.models.parts import masked_mean, mlp
-from pagoda.models.tables import ItemTower, Sizes
+from pagoda.models.inputs import ItemBatch, UserBatch
+from pagoda.models.parts import masked_mean, mlp, sequence_mean
+from pagoda.models.tables import TEXT_UNITS, ItemTower, Sizes
 from pagoda.windows import LONG_TERM_ACTIONS
 
-_TEXT_FEATURES = 3
 _SEQUENCE_FEATURES = 3 + len(LONG_TERM_ACTIONS)
 
 
@@ -61,7 +60,7 @@ class AlphaDnn(TwoTowers):
         )
         # The first layer over [text; behaviour] is the sum of one over each: the text's share is
         # computed once a distinct text, the behaviour's once a request.
-        self.text_layer = nn.Linear(_TEXT_FEATURES * width, config.hidden[0])
+        self.text_layer = nn.Linear(TEXT_UNITS * width, config.hidden[0])
         self.behaviour_layer = nn.Linear(
             _SEQUENCE_FEATURES * width + (sizes.stats if config.stats else 0),
             config.hidden[0],
@@ -76,34 +75,24 @@ class AlphaDnn(TwoTowers):
 
     def encode_user(self, batch: UserBatch) -> Tensor:
         """User vectors, [B, D]."""
-        texts, tables = batch.texts, self.item_tower.tables
-        units_XND = (
-            (tables.word(texts.words_XN), texts.words_XN),
-            (tables.bigram(texts.bigrams_XN), texts.bigrams_XN),
-            (tables.trigram(texts.trigrams_XN), texts.trigrams_XN),
-        )
-        text_X3D = [masked_mean(embedded, numbers > 0) for embedded, numbers in units_XND]
+        tables = self.item_tower.tables
         e_MD = self.item_tower.embed(batch.items)
         past_YN = batch.past_words_YN
         behaviour_U = [
-            _pooled(e_MD, batch.real_time),
-            _pooled(e_MD, batch.short_term),
+            sequence_mean(e_MD, batch.real_time),
+            sequence_mean(e_MD, batch.short_term),
             *(
                 functional.embedding_bag(bags.at, e_MD, bags.starts_U, mode="mean")
                 for bags in batch.long_term.values()
             ),
-            _pooled(masked_mean(tables.word(past_YN), past_YN > 0), batch.queries),
+            sequence_mean(masked_mean(tables.word(past_YN), past_YN > 0), batch.queries),
         ]
         if self.config.stats:
             behaviour_U.append(batch.stats_UF)
-        hidden_XD = self.text_layer(torch.cat(text_X3D, -1))
+        hidden_XD = self.text_layer(tables.units(batch.texts))
         hidden_UD = self.behaviour_layer(torch.cat(behaviour_U, -1))
         hidden_BD = hidden_XD.index_select(0, batch.text_B) + hidden_UD.index_select(
             0, batch.request_B
         )
         out: Tensor = self.deep(functional.relu(hidden_BD))
         return out
-
-
-def _pooled(values: Tensor, sequence: Padded) -> Tensor:
-    return masked_mean(functional.embedding(sequence.at_UT, values), sequence.mask_UT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from pagoda.models.inputs import ItemBatch, UserBatch
@@ -19,3 +20,17 @@ class TwoTowers(nn.Module, ABC):
     @abstractmethod
     def encode_item(self, items: ItemBatch) -> Tensor:
         """Item vectors, [M, D]."""
+
+    def own_loss(
+        self,
+        items: ItemBatch,  # noqa: ARG002
+        positive_B: Tensor,  # noqa: ARG002
+        dice: torch.Generator,  # noqa: ARG002
+    ) -> Tensor | None:
+        """What a model wants to learn besides, added to the loss; most want nothing.
+
+        Args:
+            items: the batch's M items. positive_B: each line's item among them.
+            dice: for whatever is drawn; the same step gives the same.
+        """
+        return None

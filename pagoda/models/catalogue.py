@@ -52,9 +52,14 @@ MAX_TITLE_WORDS = 24
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """N items in ascending order of item_key; `table` has SCHEMA's columns."""
+    """N items in ascending order of item_key; `table` has SCHEMA's columns.
+
+    Attributes:
+        tokenizer: the one that its titles were numbered with.
+    """
 
     table: pa.Table
+    tokenizer: Tokenizer
 
     @classmethod
     def build(cls, items: pa.Table, tokenizer: Tokenizer) -> Catalogue:
@@ -63,16 +68,16 @@ class Catalogue:
         Attribute values are numbered from 1, the most frequent first.
         """
         values = {name: _by_frequency(items[column]) for name, column in ATTRIBUTES.items()}
-        return cls(_described(items, values, tokenizer))
+        return cls(_described(items, values, tokenizer), tokenizer)
 
-    def describe(self, items: pa.Table, tokenizer: Tokenizer) -> Catalogue:
+    def describe(self, items: pa.Table) -> Catalogue:
         """Other items, or these as they are now, in the numbers of this catalogue's values.
 
         A value that it does not know has number 0, as a missing one. The rows' own numbers are
         those of a catalogue of its own: what they are here, `numbers` says.
         """
         values = {name: self._values(name) for name in ATTRIBUTES}
-        return Catalogue(_described(items, values, tokenizer))
+        return Catalogue(_described(items, values, self.tokenizer), self.tokenizer)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -107,6 +112,12 @@ class Catalogue:
         return Ragged.from_lengths(
             words.flatten().to_numpy(), np.concatenate([[0], lengths]).astype(np.int64)
         )
+
+    @cached_property
+    def title_trigrams(self) -> Ragged:
+        """Letter trigrams of the titles by item number, 1 + N rows; cut at the first reading."""
+        titles = ["", *(title or "" for title in self.table["title"].to_pylist())]
+        return self.tokenizer.encode(titles).trigrams
 
     def _values(self, attribute: str) -> pa.Array:
         """The values of an attribute in the order of their numbers."""

@@ -12,6 +12,7 @@ Shape legend
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,11 +36,13 @@ class ItemBatch:
     Attributes:
         item_M: item numbers; attributes: attribute name to numbers [M].
         title_MN: word numbers, 0 is padding.
+        title_trigrams: the title's letter trigrams, [M, N], gathered when a model asks for them.
     """
 
     item_M: Tensor
     attributes: dict[str, Tensor]
     title_MN: Tensor
+    title_trigrams: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,13 @@ class Padded:
     at_UT: Tensor
     mask_UT: Tensor
 
+    def beside(self, other: Padded) -> Padded:
+        """Each row followed by the other's; padding may then lie inside."""
+        return Padded(
+            at_UT=torch.cat([self.at_UT, other.at_UT], 1),
+            mask_UT=torch.cat([self.mask_UT, other.mask_UT], 1),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bags:
@@ -65,6 +75,19 @@ class Bags:
 
     at: Tensor
     starts_U: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """Length of each row, [U]."""
+        ends_U = torch.cat([self.starts_U[1:], self.starts_U.new_tensor([len(self.at)])])
+        return ends_U - self.starts_U
+
+    def padded(self) -> Padded:
+        """The same rows padded right."""
+        lengths_U = self.lengths
+        mask_UT = torch.arange(max(1, int(lengths_U.max()))) < lengths_U.unsqueeze(1)
+        at_UT = self.at.new_zeros(mask_UT.shape).masked_scatter(mask_UT, self.at)
+        return Padded(at_UT=at_UT, mask_UT=mask_UT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +132,11 @@ class UserBatch:
     long_term: dict[str, Bags]
     queries: Padded
     stats_UF: Tensor
+
+    @property
+    def clicks(self) -> Padded:
+        """All recent clicks, short-term and real-time."""
+        return self.short_term.beside(self.real_time)
 
 
 def user_batch(
@@ -172,6 +200,7 @@ def item_batch(numbers: Numbers, catalogue: Catalogue) -> ItemBatch:
             for name in ATTRIBUTES
         },
         title_MN=_numbers(catalogue.titles.take(numbers)),
+        title_trigrams=lambda: _numbers(catalogue.title_trigrams.take(numbers)),
     )
 
 

@@ -167,7 +167,7 @@ class Mgdspr(TwoTowers):
             ],
             dim=1,
         )
-        mask_UA = torch.stack([_lengths(bags) > 0 for bags in batch.long_term.values()], dim=1)
+        mask_UA = torch.stack([bags.lengths > 0 for bags in batch.long_term.values()], dim=1)
         request_C = batch.blocks.request_C
         p_CVAD = p_UVAD.index_select(0, request_C)
         C, V, A, D = p_CVAD.shape
@@ -266,11 +266,6 @@ class MeanFusion(nn.Module):
 def _means(values_M: Tensor, bags: Bags) -> Tensor:
     """The mean of each bag, [U, width]; zero for an empty one."""
     return functional.embedding_bag(bags.at, values_M, bags.starts_U, mode="mean")
-
-
-def _lengths(bags: Bags) -> Tensor:
-    ends_U = torch.cat([bags.starts_U[1:], bags.starts_U.new_tensor([len(bags.at)])])
-    return ends_U - bags.starts_U
 
 
 def _bag(table: nn.Module, numbers_XN: Tensor) -> Tensor:

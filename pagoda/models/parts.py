@@ -1,6 +1,7 @@
 """Parts that several towers share.
 
-Shape legend: B batch, Q queries, T sequence, N units of a text, D width, H heads, K = D / H.
+Shape legend: B batch, U requests, M items, Q queries, T sequence, N units of a text, D width,
+H heads, K = D / H.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pagoda.models.inputs import Padded
+
 _NEVER = torch.finfo(torch.float32).min
 
 
@@ -19,6 +22,11 @@ def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """Mean over the unmasked positions, [B, D]; zero where there are none."""
     weight_BT1 = mask_BT.to(x_BTD.dtype).unsqueeze(-1)
     return (x_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1.0)
+
+
+def sequence_mean(values_MD: Tensor, sequence: Padded) -> Tensor:
+    """Mean of each row's values, [U, D]; zero for an empty row."""
+    return masked_mean(functional.embedding(sequence.at_UT, values_MD), sequence.mask_UT)
 
 
 def attention_weights(score: Tensor, mask: Tensor, *, zero_vector: bool) -> Tensor:

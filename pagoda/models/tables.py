@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from pagoda.models.behaviour import stats_width
 from pagoda.models.catalogue import ATTRIBUTES, Catalogue
-from pagoda.models.inputs import ItemBatch
+from pagoda.models.inputs import ItemBatch, TextBatch
 from pagoda.models.parts import masked_mean
 from pagoda.text import Tokenizer
 
+TEXT_UNITS = 3  # words, word bigrams, letter trigrams
 _INITIAL_STD = 0.01
 
 
@@ -59,17 +60,32 @@ class Tables(nn.Module):
 
     def __init__(self, sizes: Sizes, *, width: int, attribute_width: int) -> None:
         super().__init__()
-        self.item = _table(sizes.item, width)
+        self.item = table(sizes.item, width)
         self.attributes = nn.ModuleDict(
-            {name: _table(getattr(sizes, name), attribute_width) for name in ATTRIBUTES}
+            {name: table(getattr(sizes, name), attribute_width) for name in ATTRIBUTES}
         )
-        self.word = _table(sizes.word, width)
-        self.bigram = _table(sizes.bigram, width)
-        self.trigram = _table(sizes.trigram, width)
+        self.word = table(sizes.word, width)
+        self.bigram = table(sizes.bigram, width)
+        self.trigram = table(sizes.trigram, width)
+
+    def units(self, texts: TextBatch) -> Tensor:
+        """`[mean(words); mean(word bigrams); mean(letter trigrams)]`, [X, TEXT_UNITS · D]."""
+        units_XND = (
+            (self.word(texts.words_XN), texts.words_XN),
+            (self.bigram(texts.bigrams_XN), texts.bigrams_XN),
+            (self.trigram(texts.trigrams_XN), texts.trigrams_XN),
+        )
+        return torch.cat(
+            [masked_mean(embedded, numbers > 0) for embedded, numbers in units_XND], -1
+        )
+
+    def title(self, items: ItemBatch) -> Tensor:
+        """Mean of the title's words, [M, D]."""
+        return masked_mean(self.word(items.title_MN), items.title_MN > 0)
 
 
-class ItemTower(nn.Module):
-    """`e_i = W [e_id; e_leaf; e_first; e_brand; e_shop]`, `item = e_i + tanh(W_t mean(title))`.
+class ItemEmbedding(nn.Module):
+    """`e_i = W [e_id; e_leaf; e_first; e_brand; e_shop]`, and the tables that it reads.
 
     Args:
         side: False keeps the paper's own `e_i = e_id` (switch `item_side`).
@@ -80,7 +96,6 @@ class ItemTower(nn.Module):
         self.tables = Tables(sizes, width=width, attribute_width=attribute_width)
         self.side = side
         self.project = nn.Linear(width + attribute_width * len(ATTRIBUTES), width, bias=False)
-        self.title = nn.Linear(width, width, bias=False)
 
     def embed(self, items: ItemBatch) -> Tensor:
         """`e_i`, [M, D]: how an item stands in a sequence."""
@@ -95,16 +110,24 @@ class ItemTower(nn.Module):
         """Each attribute's own embedding, [M, attribute width]."""
         return {name: self.tables.attributes[name](items.attributes[name]) for name in ATTRIBUTES}
 
+
+class ItemTower(ItemEmbedding):
+    """MGDSPR's: `item = e_i + tanh(W_t mean(title))`."""
+
+    def __init__(self, sizes: Sizes, *, width: int, attribute_width: int, side: bool) -> None:
+        super().__init__(sizes, width=width, attribute_width=attribute_width, side=side)
+        self.title = nn.Linear(width, width, bias=False)
+
     def forward(self, items: ItemBatch) -> Tensor:
         """Item vectors, [M, D]; nothing is normalised."""
-        title_MD = masked_mean(self.tables.word(items.title_MN), items.title_MN > 0)
-        out: Tensor = self.embed(items) + torch.tanh(self.title(title_MD))
+        out: Tensor = self.embed(items) + torch.tanh(self.title(self.tables.title(items)))
         return out
 
 
-def _table(rows: int, width: int) -> nn.Embedding:
-    table = nn.Embedding(rows, width, padding_idx=0, sparse=True)
+def table(rows: int, width: int) -> nn.Embedding:
+    """An embedding table; row 0 is zero and never trained, gradients are sparse."""
+    made = nn.Embedding(rows, width, padding_idx=0, sparse=True)
     with torch.no_grad():
-        table.weight.normal_(std=_INITIAL_STD)
-        table.weight[0].zero_()
-    return table
+        made.weight.normal_(std=_INITIAL_STD)
+        made.weight[0].zero_()
+    return made

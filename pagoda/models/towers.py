@@ -12,11 +12,29 @@ from safetensors.torch import load_file, save_file
 
 from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.base import TwoTowers
+from pagoda.models.dssm import DssmConfig
 from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.models.tables import Sizes
+from pagoda.models.youtube_dnn import YoutubeDnnConfig
+from pagoda.models.youtube_two_tower import YoutubeTwoTowerConfig
+from pagoda.models.zam import ZamConfig
 
-Config = MgdsprConfig | AlphaDnnConfig
-KINDS: dict[str, type[Config]] = {"mgdspr": MgdsprConfig, "alpha_dnn": AlphaDnnConfig}
+Config = (
+    MgdsprConfig
+    | AlphaDnnConfig
+    | YoutubeTwoTowerConfig
+    | YoutubeDnnConfig
+    | DssmConfig
+    | ZamConfig
+)
+KINDS: dict[str, type[Config]] = {
+    "mgdspr": MgdsprConfig,
+    "alpha_dnn": AlphaDnnConfig,
+    "youtube_two_tower": YoutubeTwoTowerConfig,
+    "youtube_dnn": YoutubeDnnConfig,
+    "dssm": DssmConfig,
+    "zam": ZamConfig,
+}
 
 
 def kind_of(config: Config) -> str:

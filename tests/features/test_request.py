@@ -13,6 +13,7 @@ from jobs.batch import user_day
 from jobs.stream.merge import Arrivals, News, advance_all, changed_columns
 from pagoda.models.behaviour import Behaviour, TextNumbers, encode, stats_of, windows_of
 from pagoda.models.catalogue import FIELDS, Catalogue
+from pagoda.text import Tokenizer
 from pagoda.windows import Candidates, WindowSpec
 from tests.features.histories import DAY, DAYS, arrivals, days, midnights, times_of_day
 from tests.features.test_versions import as_of, moment, of_history, rows_of
@@ -83,7 +84,7 @@ def test_requests_are_encoded_one_by_one_in_the_order_given(data: st.DataObject,
     """Item keys become numbers, texts the next numbers, and no request sees another's."""
     keys = [0, 2]  # the catalogue lacks item 1: its number is 0
     rows = [{"item_key": key, "item_id": str(key), "title": "x"} for key in keys]
-    catalogue = Catalogue(pa.Table.from_pylist(rows, schema=FIELDS))
+    catalogue = Catalogue(pa.Table.from_pylist(rows, schema=FIELDS), Tokenizer.fit([]))
     requests, laws = [], []
     for _ in range(data.draw(st.integers(0, 3))):
         arrived = data.draw(arrivals(day, back=9, size=12))
@@ -131,7 +132,7 @@ def test_keys_of_63_bits_are_told_apart_and_statistics_stand_beside_them() -> No
         "user_stats": {"clicks_7d": 2},
     }
     item = {"item_key": key, "item_id": "i", "title": "x"}
-    catalogue = Catalogue(pa.Table.from_pylist([item], schema=FIELDS))
+    catalogue = Catalogue(pa.Table.from_pylist([item], schema=FIELDS), Tokenizer.fit([]))
     for requests in ([], [(rows, DAYS[0]), ({}, DAYS[0])]):
         found = encode(requests, catalogue, TextNumbers(), spec=SMALL, stats=("clicks_7d",))
         assert [each.tolist() for each in found.real_time] == [[0, 1], []][: len(requests)]

@@ -11,11 +11,14 @@ import torch
 from jobs.batch.build import Days, build_all
 from pagoda import store
 from pagoda.models.catalogue import Catalogue
+from pagoda.models.inputs import UserBatch
+from pagoda.models.tables import Sizes
 from pagoda.settings import Lake, Settings
 from pagoda.text import Tokenizer
 from pagoda.windows import WindowSpec
 from tests.training import shop as shops
 from tests.training import toy
+from tests.training.small import whole
 from training.data import Examples, prepare
 from training.train import train_recipe
 
@@ -70,6 +73,11 @@ def catalogue(tokenizer: Tokenizer) -> Catalogue:
 
 
 @pytest.fixture(scope="session")
+def sizes(catalogue: Catalogue, tokenizer: Tokenizer) -> Sizes:
+    return Sizes.of(catalogue, tokenizer)
+
+
+@pytest.fixture(scope="session")
 def make_examples(
     tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue, tokenizer: Tokenizer
 ) -> MakeExamples:
@@ -91,3 +99,9 @@ def make_examples(
 def examples(make_examples: MakeExamples) -> Examples:
     """48 baskets of 12 users, two or three lines each."""
     return make_examples(toy.baskets(48))
+
+
+@pytest.fixture
+def batch(examples: Examples, catalogue: Catalogue) -> UserBatch:
+    """All of them."""
+    return whole(examples, catalogue)

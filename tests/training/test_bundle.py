@@ -13,7 +13,9 @@ from pagoda.bundle import FILES, MANIFEST, TOKENIZER, Bundle, Request
 from pagoda.errors import BundleRefused
 from pagoda.metric_table import table
 from pagoda.models.inputs import item_batch
+from pagoda.models.towers import Config
 from tests.training import toy
+from tests.training.small import EACH
 
 
 @pytest.fixture(scope="session")
@@ -155,3 +157,21 @@ def test_only_what_lies_before_the_moment_counts(original: Path) -> None:
     )
     np.testing.assert_allclose(base, same, atol=1e-6)
     assert not np.allclose(base, moved)
+
+
+@EACH
+def test_every_kind_of_model_is_served(config: Config, tmp_path: Path) -> None:
+    bundle = Bundle.load(toy.save(tmp_path, config=config))
+    requests = [
+        Request(query="milk", at_ms=toy.T0, rows=toy.feature_rows("u1", toy.T0)),
+        Request(query="tea", at_ms=toy.T0, rows={}),
+        Request(query="", at_ms=toy.T0, rows={}),
+    ]
+    together = bundle.embed(requests)
+    assert together.shape == (3, config.width)
+    assert np.isfinite(together).all()
+    alone = np.concatenate([bundle.embed([request]) for request in requests])
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+    np.testing.assert_allclose(bundle.encode_items(toy.items()), bundle.item_vectors, atol=1e-6)
+    new = toy.items(61).slice(60)
+    assert np.isfinite(bundle.encode_items(new)).all()

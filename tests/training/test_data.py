@@ -10,10 +10,10 @@ from pagoda.ids import key_of
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.ragged import Ragged
 from pagoda.text import Tokenizer
-from pagoda.windows import WindowSpec
+from pagoda.windows import DAY_MS, WindowSpec
 from tests.training import toy
 from tests.training.conftest import MakeExamples
-from training.data import IN_BATCH, Examples, batches, chances, prepare
+from training.data import IN_BATCH, Examples, Order, batches, chances, prepare
 from training.negatives import Negatives, draw
 
 
@@ -168,3 +168,27 @@ def test_ragged_rows_are_taken_and_padded() -> None:
     assert values.tolist() == [[4, 0, 0], [1, 2, 3], [1, 2, 3], [0, 0, 0]]
     assert mask.sum(1).tolist() == [1, 3, 3, 0]
     assert Ragged.from_rows([]).padded()[0].shape == (0, 1)
+
+
+def test_the_streams_order_shuffles_within_a_day_only(
+    make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
+    """Eight requests a day for five days: item n is taken on day n // 8."""
+    midnight = toy.T0 - toy.T0 % DAY_MS
+    made = make_examples(
+        [
+            toy.Basket(user=f"u{n}", at_ms=midnight + n * DAY_MS // 8, taken=(("milk", f"i{n}"),))
+            for n in range(40)
+        ]
+    )
+    at = {key: n for n, key in enumerate(key_of("item", f"i{n}") for n in range(40))}
+
+    def taken(order: Order, epoch: int) -> list[list[int]]:
+        found = batches(made, catalogue, requests_per_batch=4, seed=0, epoch=epoch, order=order)
+        return [sorted(at[catalogue.keys[n - 1]] for n in each.items.item_M) for each in found]
+
+    first, second = taken("stream", 0), taken("stream", 1)
+    assert [{item // 8 for item in each} for each in first] == [{n // 2} for n in range(10)]
+    assert first != second
+    assert sorted(item for each in first for item in each) == list(range(40))
+    assert any(len({item // 8 for item in each}) > 1 for each in taken("shuffled", 0))

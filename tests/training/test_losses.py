@@ -172,3 +172,20 @@ def _gradient(
     ).backward()
     assert user_BD.grad is not None
     return user_BD.grad.numpy()[0]
+
+
+def test_a_reward_is_a_lines_weight_in_the_mean() -> None:
+    score = torch.tensor([[1.0, 0.5, -1.0], [0.0, 2.0, 0.3]])
+
+    def loss(lines: list[int], rewards: list[float] | None) -> float:
+        return sampled_softmax(
+            score[lines],
+            positive_B=torch.tensor([0, 1])[lines],
+            excluded_BN=torch.zeros(len(lines), 3, dtype=torch.bool),
+            log_q_N=None,
+            correct_positive=False,
+            reward_B=None if rewards is None else torch.tensor(rewards),
+        ).item()
+
+    expected = (4 * loss([0], None) + loss([1], None)) / 2
+    assert loss([0, 1], [4.0, 1.0]) == pytest.approx(expected)

@@ -1,68 +1,40 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from pagoda.models.alpha_dnn import AlphaDnnConfig
-from pagoda.models.base import TwoTowers
+from pagoda.bundle import as_json
+from pagoda.models import towers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import Padded, UserBatch, user_batch
 from pagoda.models.mgdspr import QUERY_ROWS, Mgdspr, MgdsprConfig
 from pagoda.models.parts import ClsFusion, SelfAttention, attend
 from pagoda.models.tables import Sizes
 from pagoda.models.towers import Config
-from pagoda.text import Tokenizer
 from tests.training import toy
 from tests.training.conftest import MakeExamples
+from tests.training.small import (
+    DSSM,
+    EACH,
+    MGDSPR,
+    YOUTUBE_DNN,
+    YOUTUBE_TWO_TOWER,
+    ZAM,
+    built,
+    vectors,
+    whole,
+)
 from training.data import Examples
 
-MGDSPR = MgdsprConfig(width=16, attribute_width=8, heads=2)
-ALPHA_DNN = AlphaDnnConfig(width=16, attribute_width=8, hidden=(24, 16))
-BOTH = pytest.mark.parametrize("config", [MGDSPR, ALPHA_DNN], ids=["mgdspr", "alpha_dnn"])
 
-
-@pytest.fixture(scope="session")
-def sizes(catalogue: Catalogue, tokenizer: Tokenizer) -> Sizes:
-    return Sizes.of(catalogue, tokenizer)
-
-
-@pytest.fixture
-def batch(examples: Examples, catalogue: Catalogue) -> UserBatch:
-    return whole(examples, catalogue)
-
-
-def whole(examples: Examples, catalogue: Catalogue) -> UserBatch:
-    return user_batch(
-        examples.behaviour,
-        catalogue,
-        examples.texts,
-        request_B=examples.request_B,
-        text_B=examples.text_B,
-    )
-
-
-def built(config: Config, sizes: Sizes) -> TwoTowers:
-    """A model whose embeddings are large enough for differences to show."""
-    torch.manual_seed(1)
-    model = config.build(sizes).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.Embedding):
-                module.weight[1:].normal_(std=0.5)
-    return model
-
-
-@torch.no_grad()
-def vectors(config: Config, sizes: Sizes, batch: UserBatch) -> Tensor:
-    return built(config, sizes).encode_user(batch)
-
-
-@BOTH
+@EACH
 def test_a_line_alone_has_the_vector_it_has_in_a_batch(
     config: Config, sizes: Sizes, examples: Examples, catalogue: Catalogue, batch: UserBatch
 ) -> None:
@@ -81,7 +53,7 @@ def test_a_line_alone_has_the_vector_it_has_in_a_batch(
         )
 
 
-@BOTH
+@EACH
 def test_more_padding_changes_nothing(config: Config, sizes: Sizes, batch: UserBatch) -> None:
     def wider(sequence: Padded) -> Padded:
         pad = torch.nn.functional.pad
@@ -124,7 +96,7 @@ def test_attention_to_nothing_is_exactly_zero(zero_vector: bool) -> None:
         torch.testing.assert_close(found[1], memory[1, 0].expand(6, 8))
 
 
-@BOTH
+@EACH
 def test_a_user_without_history_has_a_finite_vector_and_gradients(
     config: Config, sizes: Sizes, make_examples: MakeExamples, catalogue: Catalogue
 ) -> None:
@@ -167,22 +139,28 @@ def test_the_mix_is_the_sum_of_the_other_rows(sizes: Sizes, batch: UserBatch) ->
     torch.testing.assert_close(q_mgs[:, 5], q_mgs[:, :5].sum(1))
 
 
-SWITCHES: list[dict[str, object]] = [
-    {"item_side": False},
-    {"mgs": False},
-    {"trm": False},
-    {"zero_vector": False},
-    {"scaled_attention": True},
-    *({"drop_rows": (row,)} for row in QUERY_ROWS),
+SWITCHES: list[tuple[Config, dict[str, object]]] = [
+    (MGDSPR, {"item_side": False}),
+    (MGDSPR, {"mgs": False}),
+    (MGDSPR, {"trm": False}),
+    (MGDSPR, {"zero_vector": False}),
+    (MGDSPR, {"scaled_attention": True}),
+    *((MGDSPR, {"drop_rows": (row,)}) for row in QUERY_ROWS),
+    (YOUTUBE_TWO_TOWER, {"item_side": False}),
+    (YOUTUBE_TWO_TOWER, {"unit_length": False}),
+    (YOUTUBE_DNN, {"item_side": False}),
+    (DSSM, {"history": True}),
+    (ZAM, {"zero": False}),
+    (ZAM, {"recent": False}),
 ]
 
 
-@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+@pytest.mark.parametrize(("plain", "switch"), SWITCHES, ids=str)
 def test_each_switch_changes_the_computation(
-    switch: dict[str, object], sizes: Sizes, batch: UserBatch
+    plain: Config, switch: dict[str, object], sizes: Sizes, batch: UserBatch
 ) -> None:
-    config = dataclasses.replace(MGDSPR, **switch)  # type: ignore[arg-type]
-    base, changed = built(MGDSPR, sizes), built(config, sizes)
+    config = dataclasses.replace(plain, **switch)  # type: ignore[arg-type]
+    base, changed = built(plain, sizes), built(config, sizes)
     changed.load_state_dict(
         base.state_dict(), strict=False
     )  # the same weights where both have them
@@ -214,6 +192,19 @@ def test_cls_fusion_equals_plain_self_attention_at_the_first_position() -> None:
         x = torch.cat([fusion.cls.expand(5, 1, 16), tokens], 1)
         expected = plain(x, torch.ones(5, 8, dtype=torch.bool))[:, 0]
         torch.testing.assert_close(fusion(tokens), expected)
+
+
+@EACH
+def test_weights_come_back_as_they_were_saved(
+    config: Config, sizes: Sizes, batch: UserBatch, tmp_path: Path
+) -> None:
+    model = built(config, sizes)
+    towers.save(model, tmp_path / "weights")
+    fields = json.loads(json.dumps(as_json(config)))
+    again = towers.load(towers.kind_of(config), fields, as_json(sizes), tmp_path / "weights")
+    with torch.no_grad():
+        torch.testing.assert_close(again.encode_user(batch), model.encode_user(batch))
+        torch.testing.assert_close(again.encode_item(batch.items), model.encode_item(batch.items))
 
 
 @pytest.mark.parametrize(

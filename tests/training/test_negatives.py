@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -76,6 +78,7 @@ def drawn(tokenizer: Tokenizer) -> tuple[Examples, torch.Tensor]:
         request_B=np.arange(REQUESTS, dtype=np.int32),
         text_B=np.zeros(REQUESTS, np.int32),
         item_B=taken.astype(np.int32),
+        action_B=np.zeros(REQUESTS, np.int64),
     )
     return examples, torch.tensor(items)
 
@@ -133,7 +136,7 @@ def test_a_chance_is_the_share_of_batches_that_hold_the_item() -> None:
     taken_by = dice.choice(pool, size=requests, p=np.arange(1, pool + 1) / 78) + 1
     counts = np.bincount(taken_by, minlength=pool + 1)
     for name, negatives in SUMS.items():
-        few = Negatives(batch=negatives.batch, uniform=negatives.uniform // 25)
+        few = replace(negatives, uniform=negatives.uniform // 25)
         held = Chances(counts, requests=requests, requests_per_batch=size, pool=pool, negatives=few)
         found = np.exp(held.log_q(np.arange(1, pool + 1), remembered=negatives.memory))
         seen = np.zeros(pool + 1)

@@ -24,6 +24,7 @@ from training import rows
 from training import train as training
 from training.evaluate import judge_bundle
 from training.inputs import plan
+from training.lines import lines
 from training.recipes import recipe
 
 if TYPE_CHECKING:
@@ -45,6 +46,19 @@ def test_no_lines_are_nothing_to_do(shop: Settings) -> None:
     )
     with pytest.raises(NothingToDo, match="2020-01-01 to 2020-01-31"):
         training.train_recipe(shop, empty)
+
+
+def test_a_lines_action_is_the_strongest_on_its_item(shop: Settings) -> None:
+    """Everything in the shop was put into the cart, then bought."""
+    dataset, span = datasets.load(shop), smoke(shop).train
+
+    def actions(*positive: str) -> list[str]:
+        found = lines(shop, dataset.model_copy(update={"positive_actions": positive}), span)
+        return list(found["action"])
+
+    both = actions("cart", "buy")
+    assert set(both) == {"buy"}
+    assert actions("cart") == ["cart"] * len(both)
 
 
 @pytest.mark.spark

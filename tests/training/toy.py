@@ -158,6 +158,7 @@ def lines(made: list[Basket]) -> list[dict[str, Any]]:
             "t_ms": basket.at_ms,
             "query": query,
             "item_key": key_of("item", item),
+            "action": "click",
         }
         for basket in made
         for query, item in basket.taken
