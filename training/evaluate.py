@@ -10,7 +10,7 @@ Shape legend: N candidates, B lines, D width.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,9 +33,9 @@ from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import item_batch, user_batch
 from pagoda.settings import Settings
-from training import baselines, rows
+from training import baselines, rows, splits, unseen
 from training.data import Examples, prepare
-from training.lines import Week, events_before, judged_span, lines, week_of
+from training.lines import Week, events_before, judged_span, week_of
 from training.metrics import Ranks, ranks_of, summary
 
 if TYPE_CHECKING:
@@ -55,22 +55,31 @@ class Trial:
         examples: the week's requests and lines.
         history: (user_key, item_key, t_ms) of events, of which only those before a line's moment
             make it a repeat, and only those before `starts_ms` make candidates and popularity.
-        starts_ms: where the week begins.
+        starts_ms: where the week begins. None: each user has one line, and what is judged of a
+            user begins there.
     """
 
     examples: Examples
     catalogue: Catalogue
     history: pl.DataFrame
-    starts_ms: int
+    starts_ms: int | None
+
+    @cached_property
+    def past(self) -> pl.DataFrame:
+        """The events before what is judged."""
+        if self.starts_ms is not None:
+            return self.history.filter(pl.col("t_ms") < self.starts_ms)
+        examples = self.examples
+        judged = pl.DataFrame({"user_key": examples.user_key_U, "judged_ms": examples.t_ms_U})
+        joined = self.history.join(judged, on="user_key", how="left")
+        unjudged = pl.col("judged_ms").is_null()
+        return joined.filter(unjudged | (pl.col("t_ms") < pl.col("judged_ms")))
 
     @cached_property
     def candidates(self) -> npt.NDArray[np.int32]:
         """Item numbers of the candidates, most popular first, ties by item key."""
         counted = (
-            self.history.filter(pl.col("t_ms") < self.starts_ms)
-            .group_by("item_key")
-            .len()
-            .sort("len", "item_key", descending=[True, False])
+            self.past.group_by("item_key").len().sort("len", "item_key", descending=[True, False])
         )
         numbers = self.catalogue.numbers(counted["item_key"].to_numpy())
         numbers = numbers[numbers > 0]
@@ -112,8 +121,8 @@ class Trial:
 
     @cached_property
     def owned(self) -> list[npt.NDArray[np.int64]]:
-        """Each line's user's candidates before the week, one entry an event."""
-        past = self.history.filter(pl.col("t_ms") < self.starts_ms)
+        """Each line's user's candidates before what is judged, one entry an event."""
+        past = self.past
         columns = self._column[self.catalogue.numbers(past["item_key"].to_numpy())]
         grouped = (
             past.select("user_key", column=pl.Series(columns))
@@ -136,9 +145,15 @@ def judge(
     week: Week,
     name: str,
 ) -> list[Metric]:
-    """The towers under `name`, then every baseline."""
+    """The towers under `name`, then every baseline.
+
+    Of users who have a line each also the ranks among what they have not had.
+    """
     ranks = {name: judge_towers(trial, model, item_vectors), **judge_baselines(trial)}
-    return metrics(week, ranks, trial.repeats)
+    found = metrics(week, ranks, trial.repeats)
+    if trial.starts_ms is None:
+        found += _among_unseen(trial, model, item_vectors, week=week, name=name)
+    return found
 
 
 def judge_baselines(trial: Trial) -> dict[str, Ranks]:
@@ -148,8 +163,11 @@ def judge_baselines(trial: Trial) -> dict[str, Ranks]:
         f"{fields[number - 1]['first_category'] or ''} {fields[number - 1]['title']}"
         for number in trial.candidates
     ]
+    popular = {"most popular": baselines.most_popular(trial.targets)}
+    if not any(trial.examples.queries):
+        return popular
     return {
-        "most popular": baselines.most_popular(trial.targets),
+        **popular,
         **baselines.by_words(
             baselines.TextIndex(texts), trial.examples.queries, trial.owned, trial.targets
         ),
@@ -166,9 +184,46 @@ def judge_towers(
     Args:
         item_vectors: of the whole catalogue, row = item number - 1.
     """
+    rank_B = np.empty(trial.examples.lines, np.int64)
+    for lines, score_BN in _scores(trial, model, item_vectors):
+        rank_B[lines] = ranks_of(score_BN, trial.targets[lines])
+    return rank_B
+
+
+def _among_unseen(
+    trial: Trial, model: TwoTowers, item_vectors: npt.NDArray[np.float32], *, week: Week, name: str
+) -> Iterator[Metric]:
+    """Towers and popularity among what each line's user has not had."""
+    examples, request_B = trial.examples, trial.examples.request_B
+    drawn_BK = unseen.draw(
+        trial.owned,
+        trial.targets,
+        np.stack([examples.user_key_U[request_B], examples.t_ms_U[request_B]], 1).tolist(),
+        candidates=len(trial.candidates),
+    )
+    for method, scores in (
+        (name, _scores(trial, model, item_vectors)),
+        ("most popular", _popularity(trial)),
+    ):
+        found = unseen.ranks(scores, trial.owned, trial.targets, drawn_BK)
+        for among, rank_B in found.items():
+            values = summary(rank_B)
+            yield Metric(week=week, method=method, rows=among, count=len(rank_B), values=values)
+
+
+def _popularity(trial: Trial) -> Iterator[unseen.Scored]:
+    """The place in order of popularity as every line's score, as `_scores` gives scores."""
+    score_N = -np.arange(len(trial.candidates), dtype=np.float32)
+    for lines in np.array_split(np.arange(trial.examples.lines), trial.examples.lines // 64 + 1):
+        yield lines, np.broadcast_to(score_N, (len(lines), len(score_N)))
+
+
+def _scores(
+    trial: Trial, model: TwoTowers, item_vectors: npt.NDArray[np.float32]
+) -> Iterator[unseen.Scored]:
+    """Some lines and their scores of all candidates, until every line had its turn."""
     examples = trial.examples
     item_ND = torch.from_numpy(item_vectors)[torch.from_numpy(trial.candidates - 1).long()]
-    rank_B = np.empty(examples.lines, np.int64)
     with torch.inference_mode():
         for start in range(0, examples.requests, _REQUESTS_PER_PASS):
             requests = np.arange(start, min(start + _REQUESTS_PER_PASS, examples.requests))
@@ -184,8 +239,7 @@ def judge_towers(
                     text_B=examples.text_B[lines],
                 )
             )
-            rank_B[lines] = ranks_of((user_BD @ item_ND.T).numpy(), trial.targets[lines])
-    return rank_B
+            yield lines, (user_BD @ item_ND.T).numpy()
 
 
 def encode_items(model: TwoTowers, catalogue: Catalogue) -> npt.NDArray[np.float32]:
@@ -257,7 +311,8 @@ def judge_bundle(
     week = week_of(str(bundle.manifest.recipe_config.get("week")))
     span = judged_span(dataset, week)
     trained_on = bundle.manifest.dataset
-    if trained_on != dataset.model_dump(mode="json"):
+    now = dataset.model_dump(mode="json")
+    if now | trained_on != now:
         raise InputError(
             "this bundle was trained on another data set",
             where=bundle.name,
@@ -266,13 +321,13 @@ def judge_bundle(
             next_step="Train again: the week to judge on may have been trained on.",
         )
     rows.require_built(settings, bundle.service, span, bundle.manifest.windows)
-    judged = lines(settings, dataset, span)
+    judged = splits.lines_of(settings, dataset, span, week)
     with copying(settings), tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
         requests = judged.select("user_key", "t_ms").unique().sort("t_ms", "user_key")
         fetched = rows.fetch(settings, bundle.service, requests, Path(folder), session=session)
         trial = Trial(
             examples=prepare(
-                rows.read(fetched, span),
+                rows.read(fetched, judged),
                 judged,
                 bundle.catalogue,
                 bundle.tokenizer,
@@ -282,7 +337,7 @@ def judge_bundle(
             ),
             catalogue=bundle.catalogue,
             history=events_before(settings, span.end),
-            starts_ms=span.first_ms,
+            starts_ms=splits.starts_ms(dataset, span),
         )
         return judge(
             trial, bundle.model, bundle.item_vectors, week=week, name=bundle.manifest.recipe

@@ -62,6 +62,18 @@ def alpha_dnn() -> Recipe:
     )
 
 
+def next_item() -> Recipe:
+    """MGDSPR without queries: the item clicked last stands in for one."""
+    return Recipe(
+        name="next_item",
+        model=MgdsprConfig(query="last_item"),
+        service=SEQUENCES_V1.name,
+        train_days=84,
+        # Titles that are ids stand in one item each.
+        tokenizer=TokenizerConfig(min_count=1),
+    )
+
+
 def smoke() -> Recipe:
     """A tiny MGDSPR on two weeks: seconds; its results mean nothing."""
     return Recipe(
@@ -75,7 +87,7 @@ def smoke() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (demo, alpha_dnn, smoke)
+    recipe.__name__: recipe for recipe in (demo, alpha_dnn, next_item, smoke)
 }
 
 

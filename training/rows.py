@@ -76,13 +76,19 @@ def fetch(
     return rows
 
 
-def read(rows: Path, span: Span) -> Iterator[pa.RecordBatch]:
-    """The rows whose request lies in these days, in batches."""
-    at = arrow_dataset.field(MOMENT)
-    within = (at >= span.first_ms) & (at < span.end_ms)
-    yield from arrow_dataset.dataset(rows).to_batches(
-        filter=within, batch_size=_ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1
+def read(rows: Path, lines: pl.DataFrame) -> Iterator[pa.RecordBatch]:
+    """The rows of these lines' requests, in batches."""
+    at, between = arrow_dataset.field(MOMENT), (lines[MOMENT].min(), lines[MOMENT].max())
+    batches = arrow_dataset.dataset(rows).to_batches(
+        filter=(at >= between[0]) & (at <= between[1]),
+        batch_size=_ROWS_PER_BATCH,
+        batch_readahead=1,
+        fragment_readahead=1,
     )
+    wanted = set(lines.select("user_key", MOMENT).iter_rows())
+    for batch in batches:
+        keys = zip(batch["user_key"].to_pylist(), batch[MOMENT].to_pylist(), strict=True)
+        yield batch.filter(pa.array([key in wanted for key in keys], pa.bool_()))
 
 
 def content(

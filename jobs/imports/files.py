@@ -27,6 +27,7 @@ from pagoda.ids import Kind
 from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED, SEARCHES, Table
 
 MAPPING_VERSION = 1  # raise it with every change of what is written
+MADE_UP_FROM = datetime(2000, 1, 3, tzinfo=UTC)  # the first event, where times are an order
 _TABLES: dict[str, tuple[Table, Kind, str | None]] = {
     "items": (ITEMS, "item", None),
     "events": (EVENTS, "event", "ts"),
@@ -51,14 +52,22 @@ class Files:
     `close` removes.
 
     Args:
-        path: the mapping file.
+        path: the mapping file; its folder is where file patterns begin.
         scratch: a folder to work in.
         now: rows later than this are in the future.
+        mapping: what the file says, if there is none.
     Raises: InputError listing everything that is wrong with the mapping and the files' columns.
     """
 
-    def __init__(self, path: Path, *, scratch: Path, now: datetime | None = None) -> None:
-        self._mapping = mappings.load(path)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        scratch: Path,
+        now: datetime | None = None,
+        mapping: Mapping | None = None,
+    ) -> None:
+        self._mapping = mapping or mappings.load(path)
         self._home = path.parent
         self._now = now or datetime.now(UTC)
         self._folder = scratch / f"import-{self._mapping.name}"
@@ -95,7 +104,8 @@ class Files:
         self.close()
         (self._folder / "rejected").mkdir(parents=True)
         self._staged = {name: self._stage(name, progress) for name in self._mapping.tables()}
-        if nothing := [name for name in ("items", "events") if not len(self._staged[name])]:
+        needed = [name for name in ("items", "events") if name in self._staged]
+        if nothing := [name for name in needed if not len(self._staged[name])]:
             raise InputError(
                 f"no row of {' and '.join(nothing)} can be stored",
                 problems=[str(problem) for problem in self.problems()],
@@ -112,6 +122,8 @@ class Files:
             return len(self._ids)
         if table is REJECTED:
             return sum(tally.rejected for tally in self._tally.values())
+        if table is ITEMS and not self._mapping.items:
+            return len(self._items_of_events)
         return len(self._staged[table.name]) if table.name in self._staged else 0
 
     def rejected(self, table: Table) -> int:
@@ -131,19 +143,32 @@ class Files:
         staged = self._staged
         first, last = staged["events"].days()[0], self.last_day()
         notes = []
-        if count := _missing(staged["events"], staged["items"], "item_id"):
+        if self._mapping.dataset.times == "order":
+            notes.append(
+                "times are made up: from each event to the next a millisecond, in the order of "
+                "what the files say; windows go by count, and nobody counts as a robot"
+            )
+        if "items" not in staged:
+            notes.append(
+                f"no catalogue: the {len(self._items_of_events):,} items are those of the events, "
+                "titles are made up: their ids"
+            )
+        elif count := _missing(staged["events"], staged["items"], "item_id"):
             notes.append(
                 f"{count:,} items of the events are not in the catalogue: their events stay, no "
                 "search finds them"
             )
         if "searches" not in staged:
-            notes.append("no searches: there is nothing to train search on")
+            notes.append(
+                "no searches: a row to train on is an event and what its user did before it, for "
+                "recipes without queries (next_item)"
+            )
         elif "search_id" not in staged["events"].columns():
             notes.append("no event names its search: map search_id to train search")
         elif count := _missing(staged["events"], staged["searches"], "search_id"):
             notes.append(f"{count:,} searches that events name are not in the files")
         validation_from, _ = self._weeks(last)
-        if validation_from <= first:
+        if self._mapping.dataset.split == "time" and validation_from <= first:
             notes.append(
                 f"the events begin on {first} and validation on {validation_from}: no day is left "
                 "to train on; set test_days and validation_days"
@@ -159,6 +184,9 @@ class Files:
             name=self.name,
             click_actions=options.click_actions,
             positive_actions=options.positive_actions,
+            requests="searches" if self._mapping.searches else "events",
+            times=options.times,
+            split=options.split,
             shift_days=shift_days,
             first_day=days[0] + shift,
             last_day=days[-1] + shift,
@@ -174,6 +202,8 @@ class Files:
             yield to_table(self._ids, IDS)
         elif table is REJECTED:
             yield from self._rejected_batches()
+        elif table is ITEMS and not self._mapping.items:
+            yield self._finish(self._items_of_events, ITEMS, timedelta(days=shift_days))
         elif table.name in self._staged:
             for frame in self._staged[table.name].batches(BATCH_ROWS):
                 yield self._finish(frame, table, timedelta(days=shift_days))
@@ -189,14 +219,20 @@ class Files:
         _, kind, moment = _TABLES[name]
         staged = Staged(self._folder / name, kind=kind, id_column=f"{kind}_id", time=moment)
         table, limits, tally = self._mapping.tables()[name], self._mapping.limits, self._tally[name]
+        in_order = name == "events" and self._mapping.dataset.times == "order"
         task = progress.add_task(f"reading {name}", total=None)
         for file in self._files[name]:
             for batch in read.batches(file, table, shown_as=self._shown(file)):
                 checked = rows.check(batch, name, table, limits, now=self._now)
-                staged.add(checked.accepted)
+                accepted = checked.accepted
+                if in_order and "ts" not in accepted.columns:
+                    accepted = accepted.with_columns(pl.lit(MADE_UP_FROM).alias("ts"))
+                staged.add(accepted)
                 self._reject(name, checked.rejected)
                 tally.read += len(batch)
                 progress.advance(task, len(batch))
+        if in_order:
+            staged.retime(MADE_UP_FROM)
         for going in staged.settle():
             self._reject(name, going)
         assert len(staged) + tally.rejected == tally.read, (name, len(staged), tally)
@@ -230,6 +266,12 @@ class Files:
     def _rejected_batches(self) -> Iterator[pa.Table]:
         for part in sorted((self._folder / "rejected").iterdir()):
             yield to_table(pl.read_parquet(part), REJECTED)
+
+    @cached_property
+    def _items_of_events(self) -> pl.DataFrame:
+        """The items there are without a catalogue: their ids stand in for their titles."""
+        found = self._staged["events"].distinct("item_id").sort("item_id")
+        return found.with_columns(pl.col("item_id").alias("title"))
 
     @cached_property
     def _ids(self) -> pl.DataFrame:

@@ -8,7 +8,7 @@ each sorted by time, so that days can be read back one after the other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +67,30 @@ class Staged:
             days = rows[self._time].dt.date().cast(pl.Int32).to_numpy()
             rows = rows.sort(self._time, maintain_order=True)
         part = self._folder / f"part-{len(self._parts):06}.parquet"
-        rows.write_parquet(part, compression="zstd", compression_level=1, row_group_size=_ROW_GROUP)
+        self._write(rows, part)
         self._parts.append(part)
         self._key_parts.append(keys)
         self._day_parts.append(days)
         self._length += len(rows)
+
+    def retime(self, start: datetime) -> None:
+        """Let times say no more than an order: `start`, and a millisecond more for each row.
+
+        Of rows with equal times the one that came in first stands first.
+        """
+        assert self._time
+        times = np.empty(self._length, np.int64)
+        for part in self._parts:
+            rows = pl.read_parquet(part, columns=[ROW, self._time])
+            times[rows[ROW].to_numpy()] = rows[self._time].to_physical().to_numpy()
+        place = np.empty(self._length, np.int64)
+        place[np.argsort(times, kind="stable")] = np.arange(self._length)
+        for number, part in enumerate(self._parts):
+            rows = pl.read_parquet(part)
+            after = pl.lit(pl.Series(place[rows[ROW].to_numpy()])).cast(pl.Duration("ms"))
+            moved = rows.with_columns((pl.lit(start) + after).alias(self._time)).sort(ROW)
+            self._day_parts[number] = moved[self._time].dt.date().cast(pl.Int32).to_numpy()
+            self._write(moved.sort(self._time), part)
 
     def settle(self) -> Iterator[pl.DataFrame]:
         """Find duplicates, once all rows are in; gives the rows that go, with their reasons.
@@ -138,6 +157,10 @@ class Staged:
         if not self._parts:
             return ()
         return [name for name in pl.read_parquet_schema(self._parts[0]) if name not in _HIDDEN]
+
+    @staticmethod
+    def _write(rows: pl.DataFrame, part: Path) -> None:
+        rows.write_parquet(part, compression="zstd", compression_level=1, row_group_size=_ROW_GROUP)
 
     def _scan(self) -> pl.LazyFrame:
         return pl.scan_parquet(self._parts)

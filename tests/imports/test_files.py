@@ -221,7 +221,10 @@ def test_parquet_attributes_constants_and_days_of_the_record(
     record = dataset.load(home)
     assert (record.validation_from, record.test_from) == (date(2024, 3, 7), date(2024, 3, 9))
     assert record.query_protocol == "none"
-    assert "no searches: there is nothing to train search on" in outcome.notes
+    assert record.requests == "events"
+    assert any(
+        note.startswith("no searches: a row to train on is an event") for note in outcome.notes
+    )
 
 
 def test_what_fits_together_badly_is_noted(shop: Path, bring: Bring) -> None:
