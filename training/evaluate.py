@@ -73,7 +73,8 @@ class Trial:
         judged = pl.DataFrame({"user_key": examples.user_key_U, "judged_ms": examples.t_ms_U})
         joined = self.history.join(judged, on="user_key", how="left")
         unjudged = pl.col("judged_ms").is_null()
-        return joined.filter(unjudged | (pl.col("t_ms") < pl.col("judged_ms")))
+        before = joined.filter(unjudged | (pl.col("t_ms") < pl.col("judged_ms")))
+        return before.drop("judged_ms")
 
     @cached_property
     def candidates(self) -> npt.NDArray[np.int32]:

@@ -21,10 +21,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as arrow_dataset
+from pyiceberg.expressions import EqualTo
 
 from pagoda import lake, spark, store
 from pagoda.errors import InputError
 from pagoda.features import Service, View
+from pagoda.schemas import BUILT_DAYS
 from pagoda.settings import Settings
 from pagoda.windows import WindowSpec
 from training.lines import Snapshots, Span
@@ -136,7 +138,8 @@ def require_built(settings: Settings, service: Service, span: Span, windows: Win
         ]
         # The stream's view has rows only of days on which something happened.
         if view.online_writer == "materialise":
-            missing = sorted(set(span.dates) - set(days["day"].to_list()))
+            known = {*days["day"].to_list(), *_built_of_nothing(settings, view)}
+            missing = sorted(set(span.dates) - known)
             if missing:
                 problems.append(
                     f"{view.name}: features of {len(missing)} days were not built, "
@@ -150,6 +153,12 @@ def require_built(settings: Settings, service: Service, span: Span, windows: Win
             next_step=f"Run `pagoda features build --from {span.first} "
             f"--to {span.end - timedelta(days=1)}`.",
         )
+
+
+def _built_of_nothing(settings: Settings, view: View) -> list[date]:
+    """Days that were built and have no rows because nothing came before them."""
+    scan = lake.open_table(settings, BUILT_DAYS).scan(row_filter=EqualTo("view", view.name))
+    return [row["day"] for row in scan.to_arrow().to_pylist() if not any(row["inputs"])]
 
 
 def _scan(

@@ -8,7 +8,7 @@ three lines only train. Source: Kang & McAuley, ICDM 2018 (SASRec), section IV-A
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 import polars as pl
 
@@ -17,6 +17,7 @@ from pagoda.settings import Settings
 from training.lines import Snapshots, Span, lines
 
 Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 def lines_of(
@@ -45,5 +46,5 @@ def leave_last_out(found: pl.DataFrame, part: Part) -> pl.DataFrame:
 
 
 def starts_ms(dataset: Dataset, judged: Span) -> int | None:
-    """Where the judged days begin; None where each user's own judged line does."""
+    """Where the judged days begin; None where it is each user's own line that decides."""
     return None if dataset.split == "leave_last_out" else judged.first_ms

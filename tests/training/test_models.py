@@ -168,6 +168,7 @@ def test_the_mix_is_the_sum_of_the_other_rows(sizes: Sizes, batch: UserBatch) ->
 
 
 SWITCHES: list[dict[str, object]] = [
+    {"query": "last_item"},
     {"item_side": False},
     {"mgs": False},
     {"trm": False},

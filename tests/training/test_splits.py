@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from tests.oracles import held_out as oracle
 from training import unseen
 from training.metrics import MISSED, summary
-from training.splits import Part, leave_last_out
+from training.splits import PARTS, leave_last_out
 
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
 GAMES = Path(__file__).parents[3] / "shared" / "data" / "amazon_videogames" / "Video.txt.gz"
 
 
@@ -101,5 +100,5 @@ def test_popularity_on_sasrecs_games_is_what_others_measure() -> None:
     )
     rank_B = ((drawn >= 0) & (drawn < targets[:, None])).sum(1)
     found = summary(rank_B, ks=(10,))
-    assert found["recall@10"] == pytest.approx(0.478, abs=0.03)
-    assert found["ndcg@10"] == pytest.approx(0.279, abs=0.03)
+    assert found["recall@10"] == pytest.approx(0.478, abs=0.02)
+    assert found["ndcg@10"] == pytest.approx(0.279, abs=0.02)
