@@ -2,7 +2,7 @@
 
 Leave last out: each user's last line tests, the one before it validates, and all before these two
 is trained on, whichever is judged: then the same towers are judged twice. Users with fewer than
-three lines only train. Source: Kang & McAuley, ICDM 2018 (SASRec), section IV-A.
+three lines only train. Source: Kang & McAuley, ICDM 2018 (SASRec), section IV.
 """
 
 from __future__ import annotations

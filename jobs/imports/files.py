@@ -23,10 +23,13 @@ from jobs.imports.source import BATCH_ROWS, Problem, ids_table, to_table, with_k
 from jobs.imports.staging import Staged
 from pagoda.dataset import Dataset
 from pagoda.errors import InputError
+from pagoda.features import CANDIDATES
 from pagoda.ids import Kind
 from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED, SEARCHES, Table
 
 MAPPING_VERSION = 1  # raise it with every change of what is written
+_SEEN_DAYS = CANDIDATES.recent_days + CANDIDATES.long_term_days
+_FEW = 0.5  # of a user's events, if so few see the one before them, windows are nearly empty
 MADE_UP_FROM = datetime(2000, 1, 3, tzinfo=UTC)  # the first event, where times are an order
 _TABLES: dict[str, tuple[Table, Kind, str | None]] = {
     "items": (ITEMS, "item", None),
@@ -167,6 +170,14 @@ class Files:
             notes.append("no event names its search: map search_id to train search")
         elif count := _missing(staged["events"], staged["searches"], "search_id"):
             notes.append(f"{count:,} searches that events name are not in the files")
+        if self._mapping.dataset.times == "real" and not self._mapping.searches:
+            share = staged["events"].soon_after("user_id", timedelta(days=_SEEN_DAYS))
+            if share < _FEW:
+                notes.append(
+                    f"only {share:.0%} of the events that follow another of their user do so "
+                    f"within {_SEEN_DAYS} days, and windows reach no further back: with times for "
+                    'their order alone (times = "order", --by-order) they go by count'
+                )
         validation_from, _ = self._weeks(last)
         if self._mapping.dataset.split == "time" and validation_from <= first:
             notes.append(

@@ -152,6 +152,19 @@ class Staged:
         )
         return kept.drop_nulls().unique()
 
+    def soon_after(self, who: str, within: timedelta) -> float:
+        """Of the rows that follow another of the same `who`, the share that do so within a time."""
+        assert self._time
+        after = pl.col(self._time) - pl.col(self._time).shift(1).over("who")
+        by_time = (
+            self._scan()
+            .select(pl.col(who).hash().alias("who"), self._time)
+            .sort("who", self._time)
+            .select((after <= within).mean())
+        )
+        share = by_time.collect().item()
+        return 1.0 if share is None else float(share)
+
     def columns(self) -> Sequence[str]:
         """The columns that the rows have."""
         if not self._parts:

@@ -217,6 +217,21 @@ def test_times_can_count_for_their_order_alone(home: Settings, bring: Bring) -> 
     assert dataset.load(home).split == "leave_last_out"
 
 
+def test_times_that_leave_windows_empty_are_noted(bring: Bring) -> None:
+    """Two events follow another of their user: none of them, then one within 30 days."""
+
+    def warned(second: str, third: str) -> list[str]:
+        lines = f"u,a,2020-01-01\nu,b,{second}\nv,a,2020-01-05\nv,b,{third}\n"
+        return [
+            note for note in bring(lines, Options(), dry_run=True).notes if "--by-order" in note
+        ]
+
+    assert warned("2020-02-01", "2022-01-01")[0].startswith(
+        "only 0% of the events that follow another of their user do so within 30 days"
+    )
+    assert warned("2020-01-31", "2022-01-01") == []
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("uvw"), st.sampled_from("ab"), st.integers(0, 5)), min_size=1

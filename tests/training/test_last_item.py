@@ -81,7 +81,7 @@ def test_its_vector_is_the_only_query_row(
 ) -> None:
     batch = whole(examples, catalogue)
     tokens = tokens_of(model, batch)
-    assert tokens.shape == (examples.lines, 1 + 1 * 3, 16)  # CLS is the fusion's own
+    assert tokens.shape == (examples.lines, 1 * 4, 16)  # CLS is the fusion's own
     last = last_clicked(batch).item_M[batch.request_B].numpy()
     with torch.no_grad():
         vectors = model.encode_item(item_batch(last, catalogue))
