@@ -133,8 +133,8 @@ def interactions(
     split: Annotated[
         Split | None,
         typer.Option(
-            help="Judge each user's last item, or the last days; default: by days, if "
-            "times are real."
+            help="Judge each user's last item or the last days; default: the last days, if times "
+            "are real."
         ),
     ] = None,
     no_shift: Annotated[bool, typer.Option("--no-shift", help="Keep the times, for studies.")] = (

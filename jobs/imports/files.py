@@ -19,17 +19,15 @@ from rich.progress import Progress
 from jobs.imports import mapping as mappings
 from jobs.imports import read, rows
 from jobs.imports.mapping import Mapping, TableMapping
+from jobs.imports.notes import notes_of
 from jobs.imports.source import BATCH_ROWS, Problem, ids_table, to_table, with_key
 from jobs.imports.staging import Staged
 from pagoda.dataset import Dataset
 from pagoda.errors import InputError
-from pagoda.features import CANDIDATES
 from pagoda.ids import Kind
 from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED, SEARCHES, Table
 
 MAPPING_VERSION = 1  # raise it with every change of what is written
-_SEEN_DAYS = CANDIDATES.recent_days + CANDIDATES.long_term_days
-_FEW = 0.5  # of a user's events, if so few see the one before them, windows are nearly empty
 MADE_UP_FROM = datetime(2000, 1, 3, tzinfo=UTC)  # the first event, where times are an order
 _TABLES: dict[str, tuple[Table, Kind, str | None]] = {
     "items": (ITEMS, "item", None),
@@ -143,48 +141,8 @@ class Files:
 
     def notes(self) -> Sequence[str]:
         """What fits together badly without being wrong."""
-        staged = self._staged
-        first, last = staged["events"].days()[0], self.last_day()
-        notes = []
-        if self._mapping.dataset.times == "order":
-            notes.append(
-                "times are made up: from each event to the next a millisecond, in the order of "
-                "what the files say; windows go by count, and nobody counts as a robot"
-            )
-        if "items" not in staged:
-            notes.append(
-                f"no catalogue: the {len(self._items_of_events):,} items are those of the events, "
-                "titles are made up: their ids"
-            )
-        elif count := _missing(staged["events"], staged["items"], "item_id"):
-            notes.append(
-                f"{count:,} items of the events are not in the catalogue: their events stay, no "
-                "search finds them"
-            )
-        if "searches" not in staged:
-            notes.append(
-                "no searches: a row to train on is an event and what its user did before it, for "
-                "recipes without queries (next_item)"
-            )
-        elif "search_id" not in staged["events"].columns():
-            notes.append("no event names its search: map search_id to train search")
-        elif count := _missing(staged["events"], staged["searches"], "search_id"):
-            notes.append(f"{count:,} searches that events name are not in the files")
-        if self._mapping.dataset.times == "real" and not self._mapping.searches:
-            share = staged["events"].soon_after("user_id", timedelta(days=_SEEN_DAYS))
-            if share < _FEW:
-                notes.append(
-                    f"only {share:.0%} of the events that follow another of their user do so "
-                    f"within {_SEEN_DAYS} days, and windows reach no further back: with times for "
-                    'their order alone (times = "order", --by-order) they go by count'
-                )
-        validation_from, _ = self._weeks(last)
-        if self._mapping.dataset.split == "time" and validation_from <= first:
-            notes.append(
-                f"the events begin on {first} and validation on {validation_from}: no day is left "
-                "to train on; set test_days and validation_days"
-            )
-        return notes
+        validation_from, _ = self._weeks(self.last_day())
+        return notes_of(self._mapping, self._staged, validation_from=validation_from)
 
     def dataset(self, shift_days: int, fingerprint: str) -> Dataset:
         """The record: test and validation days as the mapping says."""
@@ -371,7 +329,3 @@ def _file_problems(file: Path, name: str, table: TableMapping) -> list[str]:
     except InputError as error:
         return [str(error)]
     return [f"{file.name}: {each}" for each in rows.column_problems(columns, name, table)]
-
-
-def _missing(stage: Staged, other: Staged, column: str) -> int:
-    return len(stage.distinct(column).join(other.distinct(column), on=column, how="anti"))

@@ -47,11 +47,13 @@ def first_lines(path: Path, count: int) -> list[str]:
     """The first lines of a text file. Raises: InputError if it cannot be read as such."""
     lines = _open(path)
     try:
-        return list(islice(lines, count))
+        found = list(islice(lines, count))
     except OSError as error:
         raise InputError(f"cannot be read: {error}", where=str(path)) from error
     finally:
         lines.close()
+    # What is not UTF-8 is found row by row later; here it need only be fit to be shown.
+    return [line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for line in found]
 
 
 def batches(

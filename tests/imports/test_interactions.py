@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from jobs.imports.cli import app
-from jobs.imports.interactions import Interactions, Options, Shape, shape_of
+from jobs.imports.interactions import Interactions, Options
 from jobs.imports.run import Outcome, run_import
+from jobs.imports.shape import Shape, shape_of
 from pagoda import dataset
 from pagoda.errors import InputError
 from pagoda.schemas import EVENTS, ITEMS, RAW_TABLES, REJECTED, SEARCHES
@@ -53,7 +54,7 @@ def events(home: Settings) -> list[tuple[str, str]]:
 def shape(tmp_path: Path, text: str, **said: object) -> Shape:
     path = tmp_path / "x.txt"
     path.write_text(text)
-    return shape_of(path, Options(**said))  # type: ignore[arg-type]
+    return shape_of(path, **said)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -99,17 +100,24 @@ def test_columns_can_be_said_and_left_out(tmp_path: Path) -> None:
                 "times are not understood: '3'; say --time-format",
             ],
         ),
+        (
+            "1 2\n",
+            {"columns": ("user", "item", "-", "time")},
+            [
+                "4 columns are named, the lines have 2",
+                "times are not understood: there are none; say --time-format",
+            ],
+        ),
         ("user,thing\n1,2\n", {}, ["no column of the header is the item: user, thing"]),
         ("1,2,4.5\n1,3,3.0\n", {}, ["times are not understood: '4.5'; say --time-format"]),
         (
             "1,2\n",
-            {"columns": ("user", "user", "price"), "actions": {"view": "click"}},
+            {"columns": ("user", "user", "price")},
             [
                 "no column 'price'; there are user, item, time, action and -",
                 "user stands twice",
                 "no column is the item: column_1, column_2",
                 "3 columns are named, the lines have 2",
-                "--action translates actions, and there is no column of them",
             ],
         ),
     ],
@@ -122,12 +130,14 @@ def test_all_that_is_not_understood_is_said_at_once(
     assert caught.value.problems == problems
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"1 2\n" * 99)[:-9]])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", gzip.compress(b"1 2\n" * 99)[:-9], b"1," + b"x" * 2**21]
+)
 def test_a_file_without_lines_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.gz" if content.startswith(b"\x1f\x8b") else tmp_path / "x"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"empty|cannot be read"):
-        shape_of(path, Options())
+    with pytest.raises(InputError, match=r"empty|cannot be read|not lines of text"):
+        shape_of(path)
 
 
 def test_files_that_are_not_there_and_options_that_contradict_are_refused(
@@ -138,6 +148,8 @@ def test_files_that_are_not_there_and_options_that_contradict_are_refused(
     (tmp_path / "x").write_text("1 2\n")
     with pytest.raises(InputError, match="options cannot be used") as caught:
         Interactions([tmp_path / "x"], Options(split="time"), scratch=home.scratch)
+    with pytest.raises(InputError, match="no column of them"):
+        Interactions([tmp_path / "x"], Options(actions={"a": "buy"}), scratch=home.scratch)
     assert caught.value.problems == [
         'times = "order" has no days to split by: split = "leave_last_out"'
     ]
