@@ -21,7 +21,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as arrow_dataset
-from pyiceberg.expressions import EqualTo
 
 from pagoda import lake, spark, store
 from pagoda.errors import InputError
@@ -157,7 +156,7 @@ def require_built(settings: Settings, service: Service, span: Span, windows: Win
 
 def _built_of_nothing(settings: Settings, view: View) -> list[date]:
     """Days that were built and have no rows because nothing came before them."""
-    scan = lake.open_table(settings, BUILT_DAYS).scan(row_filter=EqualTo("view", view.name))
+    scan = lake.open_table(settings, BUILT_DAYS).scan(row_filter=f"view == '{view.name}'")
     return [row["day"] for row in scan.to_arrow().to_pylist() if not any(row["inputs"])]
 
 
