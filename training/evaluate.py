@@ -33,10 +33,11 @@ from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import item_batch, user_batch
 from pagoda.settings import Settings
-from training import baselines, rows, splits, unseen
+from training import baselines, held_out, rows, splits
 from training.data import Examples, prepare
 from training.lines import Week, events_before, judged_span, week_of
 from training.metrics import Ranks, ranks_of, summary
+from training.unseen import Scored
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -153,7 +154,7 @@ def judge(
     ranks = {name: judge_towers(trial, model, item_vectors), **judge_baselines(trial)}
     found = metrics(week, ranks, trial.repeats)
     if trial.starts_ms is None:
-        found += _among_unseen(trial, model, item_vectors, week=week, name=name)
+        found += held_out.metrics(trial, name, _scores(trial, model, item_vectors), week=week)
     return found
 
 
@@ -191,37 +192,9 @@ def judge_towers(
     return rank_B
 
 
-def _among_unseen(
-    trial: Trial, model: TwoTowers, item_vectors: npt.NDArray[np.float32], *, week: Week, name: str
-) -> Iterator[Metric]:
-    """Towers and popularity among what each line's user has not had."""
-    examples, request_B = trial.examples, trial.examples.request_B
-    drawn_BK = unseen.draw(
-        trial.owned,
-        trial.targets,
-        np.stack([examples.user_key_U[request_B], examples.t_ms_U[request_B]], 1).tolist(),
-        candidates=len(trial.candidates),
-    )
-    for method, scores in (
-        (name, _scores(trial, model, item_vectors)),
-        ("most popular", _popularity(trial)),
-    ):
-        found = unseen.ranks(scores, trial.owned, trial.targets, drawn_BK)
-        for among, rank_B in found.items():
-            values = summary(rank_B)
-            yield Metric(week=week, method=method, rows=among, count=len(rank_B), values=values)
-
-
-def _popularity(trial: Trial) -> Iterator[unseen.Scored]:
-    """The place in order of popularity as every line's score, as `_scores` gives scores."""
-    score_N = -np.arange(len(trial.candidates), dtype=np.float32)
-    for lines in np.array_split(np.arange(trial.examples.lines), trial.examples.lines // 64 + 1):
-        yield lines, np.broadcast_to(score_N, (len(lines), len(score_N)))
-
-
 def _scores(
     trial: Trial, model: TwoTowers, item_vectors: npt.NDArray[np.float32]
-) -> Iterator[unseen.Scored]:
+) -> Iterator[Scored]:
     """Some lines and their scores of all candidates, until every line had its turn."""
     examples = trial.examples
     item_ND = torch.from_numpy(item_vectors)[torch.from_numpy(trial.candidates - 1).long()]
