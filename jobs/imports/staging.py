@@ -125,8 +125,8 @@ class Staged:
     def batches(self, rows: int) -> Iterator[pl.DataFrame]:
         """The rows that stay, some `rows` at a time, days in ascending order.
 
-        A single day is sorted as a whole. Rows without an id get one from their content and
-        their number among equal rows.
+        A day of more than twice as many is read in pieces. Rows without an id get one from their
+        content and their number among equal rows.
         """
         if self._time is None:
             for part in self._parts:
@@ -136,9 +136,20 @@ class Staged:
         day = pl.col(self._time).dt.date().cast(pl.Int32)
         for chosen in _chunks(days, counts, rows):
             between = self._scan().filter(day.is_between(int(chosen[0]), int(chosen[-1])))
-            yield from (
-                self._finished(between.collect()).sort(self._time, self._id).iter_slices(rows)
-            )
+            held = int(counts[np.isin(days, chosen)].sum())
+            for piece in self._pieces(between, rows) if held > 2 * rows else [between]:
+                yield from (
+                    self._finished(piece.collect()).sort(self._time, self._id).iter_slices(rows)
+                )
+
+    def _pieces(self, whole: pl.LazyFrame, rows: int) -> Iterator[pl.LazyFrame]:
+        """Some `rows` at a time, ascending; rows of one time stay together."""
+        assert self._time
+        time = pl.col(self._time)
+        begins = whole.select(time.sort().gather_every(rows).unique().sort()).collect().to_series()
+        for begin, end in zip(begins, [*begins[1:], None], strict=True):
+            within = time >= begin if end is None else (time >= begin) & (time < end)
+            yield whole.filter(within)
 
     def distinct(self, column: str) -> pl.DataFrame:
         """The distinct values of a column, as that column."""
