@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,7 +21,13 @@ class Dataset(BaseModel):
 
     Attributes:
         click_actions: actions that count as clicks in R, S and the click part of L.
-        positive_actions: actions on a search's item that make a training row.
+        positive_actions: actions on an item that make a training row.
+        requests: what a training row answers: a search that named the item, or, where there are no
+            searches, the moment just before the event itself.
+        times: whether times say when, or only in which order: then they are made up, a millisecond
+            apart, windows go by count and no day says who is a robot.
+        split: whether the last days are judged, or each user's last row (the one before it for
+            validation), as data sets of research do.
         shift_days: whole weeks added to every time at import, in days.
         first_day, last_day: the first and last UTC day with events, after the shift.
         test_from, validation_from: first day of the test and of the validation week, shifted;
@@ -34,6 +41,9 @@ class Dataset(BaseModel):
     name: str
     click_actions: tuple[str, ...] = ("click",)
     positive_actions: tuple[str, ...] = ("click", "buy")
+    requests: Literal["searches", "events"] = "searches"
+    times: Literal["real", "order"] = "real"
+    split: Literal["time", "leave_last_out"] = "time"
     shift_days: int = 0
     first_day: date
     last_day: date
@@ -56,7 +66,7 @@ def load(settings: Settings) -> Dataset:
         raise NothingToDo(
             "no data set was imported",
             where=str(path(settings)),
-            next_step="Run `pagoda import completejourney`, or `pagoda import files`.",
+            next_step="Run `pagoda import completejourney`, `files` or `interactions`.",
         ) from None
 
 

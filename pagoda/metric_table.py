@@ -8,7 +8,7 @@ from typing import Any
 from pagoda.bundle import Metric
 
 FIRST_METRICS = ("recall@10", "recall@100", "ndcg@10")
-FIRST_ROWS = ("all", "non-repeats")
+FIRST_ROWS = ("all", "non-repeats", "among unseen", "among 100 unseen")
 
 
 def first_rows(metrics: Iterable[Metric]) -> list[Metric]:

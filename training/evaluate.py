@@ -6,7 +6,7 @@ Shape legend: N candidates, B lines, D width.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -28,13 +28,14 @@ from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import item_batch, user_batch
 from pagoda.settings import Settings
-from training import baselines, curve, rows
+from training import baselines, curve, held_out, rows, splits
 from training.data import prepare
 from training.intervals import intervals
-from training.lines import Week, events_before, judged_span, lines, week_of
+from training.lines import Week, events_before, judged_span, week_of
 from training.metrics import KS, Ranks, gains, ranks_of
 from training.row_sets import row_sets
 from training.trial import Trial
+from training.unseen import Scored
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -59,15 +60,28 @@ def judge(
     week: Week,
     name: str,
 ) -> list[Metric]:
-    """The towers under `name`, then every baseline."""
+    """The towers under `name`, then every baseline.
+
+    Of users who have a line each also the ranks among what they have not had.
+    """
     ranks = {name: judge_towers(trial, model, item_vectors), **judge_baselines(trial)}
-    return metrics(week, ranks, trial)
+    found = metrics(week, ranks, trial)
+    if trial.starts_ms is None:
+        everyone = np.ones(trial.examples.lines, bool)
+        among = held_out.ranks(trial, name, _scores(trial, model, item_vectors))
+        for rows, of_method in among.items():
+            told = _metrics_over(everyone, of_method, trial, week=week, rows=rows, pool=None)
+            found += told.values()
+    return found
 
 
 def judge_baselines(trial: Trial) -> dict[str, Ranks]:
     """Ranks of every baseline by name."""
+    popular = {"most popular": baselines.most_popular(trial.targets)}
+    if not any(trial.examples.queries):
+        return popular
     return {
-        "most popular": baselines.most_popular(trial.targets),
+        **popular,
         **baselines.by_words(
             trial.index,
             trial.examples.queries,
@@ -88,9 +102,18 @@ def judge_towers(
     Args:
         item_vectors: of the whole catalogue, row = item number - 1.
     """
+    rank_B = np.empty(trial.examples.lines, np.int64)
+    for lines, score_BN in _scores(trial, model, item_vectors):
+        rank_B[lines] = ranks_of(score_BN, trial.targets[lines])
+    return rank_B
+
+
+def _scores(
+    trial: Trial, model: TwoTowers, item_vectors: npt.NDArray[np.float32]
+) -> Iterator[Scored]:
+    """Some lines and their scores of all candidates, until every line had its turn."""
     examples = trial.examples
     item_ND = torch.from_numpy(item_vectors)[torch.from_numpy(trial.candidates - 1).long()]
-    rank_B = np.empty(examples.lines, np.int64)
     with torch.inference_mode():
         starts = range(0, examples.requests, _REQUESTS_PER_PASS)
         for start in _watched(starts, "towers, by requests"):
@@ -107,8 +130,7 @@ def judge_towers(
                     text_B=examples.text_B[lines],
                 )
             )
-            rank_B[lines] = ranks_of((user_BD @ item_ND.T).numpy(), trial.targets[lines])
-    return rank_B
+            yield lines, (user_BD @ item_ND.T).numpy()
 
 
 def encode_items(model: TwoTowers, catalogue: Catalogue) -> npt.NDArray[np.float32]:
@@ -127,7 +149,9 @@ def metrics(week: Week, ranks: Mapping[str, Ranks], trial: Trial) -> list[Metric
     """One line a method and set of rows."""
     sets = row_sets(trial)
     found = {
-        rows: _metrics_over(sets[rows], ranks, trial, week=week, rows=rows)
+        rows: _metrics_over(
+            sets[rows], ranks, trial, week=week, rows=rows, pool=len(trial.candidates)
+        )
         for rows in _watched(list(sets), "intervals, by rows")
     }
     return [found[rows][method] for method in ranks for rows in sets]
@@ -140,9 +164,9 @@ def _metrics_over(
     *,
     week: Week,
     rows: str,
+    pool: int | None,
 ) -> dict[str, Metric]:
     """Every method's, all on the same draws of users."""
-    pool = len(trial.candidates)
     found = {method: gains(rank_B[chosen_B], pool=pool) for method, rank_B in ranks.items()}
     columns = [gain_B for each in found.values() for gain_B in each.values()]
     drawn = intervals(np.stack(columns, axis=1), trial.users[chosen_B])
@@ -214,7 +238,8 @@ def judge_bundle(
     week = week_of(str(bundle.manifest.recipe_config.get("week")))
     span = judged_span(dataset, week)
     trained_on = bundle.manifest.dataset
-    if trained_on != dataset.model_dump(mode="json"):
+    now = dataset.model_dump(mode="json")
+    if now | trained_on != now:
         raise InputError(
             "this bundle was trained on another data set",
             where=bundle.name,
@@ -223,14 +248,14 @@ def judge_bundle(
             next_step="Train again: the week to judge on may have been trained on.",
         )
     rows.require_built(settings, bundle.service, span, bundle.manifest.windows)
-    judged = lines(settings, dataset, span)
+    judged = splits.lines_of(settings, dataset, span, week)
     people.print("[dim]features from Feast …[/]")
     with copying(settings), tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
         requests = judged.select("user_key", "t_ms").unique().sort("t_ms", "user_key")
         fetched = rows.fetch(settings, bundle.service, requests, Path(folder), session=session)
         trial = Trial(
             examples=prepare(
-                rows.read(fetched, span),
+                rows.read(fetched, judged),
                 judged,
                 bundle.catalogue,
                 bundle.tokenizer,
@@ -240,7 +265,7 @@ def judge_bundle(
             ),
             catalogue=bundle.catalogue,
             history=events_before(settings, span.end),
-            starts_ms=span.first_ms,
+            starts_ms=splits.starts_ms(dataset, span),
         )
         return judge(
             trial, bundle.model, bundle.item_vectors, week=week, name=bundle.manifest.recipe

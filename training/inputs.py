@@ -20,8 +20,9 @@ from pagoda.schemas import EVENTS, ITEMS, ROBOTS, SEARCHES, Table
 from pagoda.settings import Settings
 from pagoda.text import Tokenizer
 from training import rows
-from training.lines import Snapshots, Span, Week, judged_span, lines
+from training.lines import Snapshots, Span, Week, judged_span
 from training.recipes import Recipe
+from training.splits import Part, lines_of
 
 VERSION = 1  # raise it with every change that gives other towers for the same rows
 
@@ -31,7 +32,8 @@ class Plan:
     """Which days a training reads.
 
     Attributes:
-        train: days whose lines are fitted. judged: the week that is evaluated, after them.
+        train: days whose lines are fitted. judged: the week that is evaluated, after them, or the
+            same days.
     """
 
     recipe: Recipe
@@ -84,8 +86,17 @@ class Inputs:
 def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
     """The recipe's days on this data set, from the first day there is.
 
-    Raises: InputError if the recipe's windows need more than feature rows hold.
+    Where each user's last lines are judged, both parts have all days.
+
+    Raises: InputError if the recipe's windows need more than feature rows hold, or if it reads
+        queries and there are none.
     """
+    if dataset.requests == "events" and getattr(recipe.model, "query", None) == "text":
+        raise InputError(
+            "the model reads queries, and this data set has none",
+            where=f"recipe {recipe.name}",
+            next_step='Train `next_item`, or a recipe whose model has query="last_item".',
+        )
     if problems := recipe.windows.beyond(features.CANDIDATES):
         raise InputError(
             "the windows need more than feature rows hold",
@@ -95,6 +106,8 @@ def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
             'choose smaller windows; see "A longer window" in docs/add-a-feature.md.',
         )
     judged = judged_span(dataset, week)
+    if dataset.split == "leave_last_out":
+        return Plan(recipe=recipe, week=week, train=judged, judged=judged)
     first = max(judged.first - timedelta(days=recipe.train_days), dataset.first_day)
     return Plan(recipe=recipe, week=week, train=Span(first=first, end=judged.first), judged=judged)
 
@@ -108,8 +121,8 @@ def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
         selected_fields=tuple(FIELDS.names), snapshot_id=at.get(ITEMS.name)
     )
     items = found.to_arrow()
-    train_lines = _some(settings, dataset, chosen.train, at)
-    judged_lines = _some(settings, dataset, chosen.judged, at)
+    train_lines = _some(settings, dataset, chosen.train, "train", at)
+    judged_lines = _some(settings, dataset, chosen.judged, chosen.week, at)
     feature_rows = rows.content(settings, service, chosen.whole, chosen.recipe.windows, at)
     digest = hashlib.blake2b(digest_size=16)
     for part in (
@@ -155,11 +168,15 @@ def _snapshots(settings: Settings, tables: Iterable[Table]) -> dict[str, int]:
     return {name: each.snapshot_id for name, each in found.items() if each}
 
 
-def _some(settings: Settings, dataset: Dataset, span: Span, at: Snapshots) -> pl.DataFrame:
-    found = lines(settings, dataset, span, at)
+def _some(
+    settings: Settings, dataset: Dataset, span: Span, part: Part, at: Snapshots
+) -> pl.DataFrame:
+    found = lines_of(settings, dataset, span, part, at)
     if found.is_empty():
         raise NothingToDo(
-            "no searches that led to an item",
+            "no searches that led to an item"
+            if dataset.requests == "searches"
+            else f"no events to make rows of: {', '.join(dataset.positive_actions)}",
             where=f"lake, {span.first} to {span.end - timedelta(days=1)}",
             next_step="Import a data set, or check test_from in dataset.json.",
         )

@@ -1,8 +1,10 @@
 """Lines to train and judge on: a search and an item that its user then took.
 
-A line's moment is its search's time, whatever the event's. Lines of one user at one moment (a
-basket) are one request: features are fetched and encoded once for it. Days on which a user was a
-robot, as the features job found, make no lines.
+A line's moment is its search's time, whatever the event's. In a data set without searches a line is
+an event, and its request the moment just before it: its query is empty, its moment is the event's,
+and only what came before counts. Lines of one user at one moment (a basket) are one request:
+features are fetched and encoded once for it. Days on which a user was a robot, as the features job
+found, make no lines.
 """
 
 from __future__ import annotations
@@ -59,7 +61,12 @@ class Span:
 
 
 def judged_span(dataset: Dataset, week: Week) -> Span:
-    """The days of a week that models are judged on; the test week ends with the data."""
+    """The days of a week that models are judged on; the test week ends with the data.
+
+    Where each user's last line is judged, these are all days.
+    """
+    if dataset.split == "leave_last_out":
+        return Span(first=dataset.first_day, end=dataset.last_day + timedelta(days=1))
     if week == "test":
         return Span(first=dataset.test_from, end=dataset.last_day + timedelta(days=1))
     return Span(first=dataset.validation_from, end=dataset.test_from)
@@ -82,14 +89,15 @@ def lines(
     its action is the stronger, the later of `ACTIONS`.
     An event may follow its search by up to a day.
     """
+    if dataset.requests == "events":
+        return _events_as_lines(settings, dataset, span, at)
     searches = _read(settings, SEARCHES, at, span.filter(), "search_id", "user_key", "query", "ts")
     taken_in = Span(first=span.first, end=span.end + timedelta(days=1))
-    actions = ", ".join(f"'{action}'" for action in dataset.positive_actions)
     events = _read(
         settings,
         EVENTS,
         at,
-        f"{taken_in.filter()} and action in ({actions})",
+        _positive(dataset, taken_in),
         "search_id",
         "user_key",
         "item_key",
@@ -105,6 +113,26 @@ def lines(
         .select("user_key", _t_ms(), "query", "item_key", "action")
         .sort("t_ms", "user_key", "query", "item_key", "action")
     )
+
+
+def _events_as_lines(
+    settings: Settings, dataset: Dataset, span: Span, at: Snapshots
+) -> pl.DataFrame:
+    columns = ("user_key", "item_key", "action", "ts")
+    events = _read(settings, EVENTS, at, _positive(dataset, span), *columns)
+    return (
+        _of_people(settings, events, at)
+        .select("user_key", _t_ms(), pl.lit("").alias("query"), "item_key", "action")
+        .sort(pl.col("action").cast(pl.Enum(ACTIONS)))
+        .unique(["user_key", "t_ms", "item_key"], keep="last", maintain_order=True)
+        .sort("t_ms", "user_key", "item_key")
+    )
+
+
+def _positive(dataset: Dataset, span: Span) -> str:
+    """Iceberg's row filter for the events of these days that make lines."""
+    actions = ", ".join(f"'{action}'" for action in dataset.positive_actions)
+    return f"{span.filter()} and action in ({actions})"
 
 
 def events_before(

@@ -30,7 +30,7 @@ def ranks_of(score_BN: npt.NDArray[np.floating], target_B: npt.NDArray[np.intege
     return rank_B
 
 
-def gains(rank_B: Ranks, *, pool: int, ks: Sequence[int] = KS) -> dict[str, Gains]:
+def gains(rank_B: Ranks, *, pool: int | None, ks: Sequence[int] = KS) -> dict[str, Gains]:
     """What each line has of each metric, [B]; the metric is the mean over lines.
 
     `recall@k`: whether the line's item is in the top k. `ndcg@k`: 1 / log2(rank + 2) if it is.
@@ -38,15 +38,17 @@ def gains(rank_B: Ranks, *, pool: int, ks: Sequence[int] = KS) -> dict[str, Gain
     miss has nothing of any.
 
     Args:
-        pool: how many candidates there are.
+        pool: how many candidates there are; None where lines have some each: then without `auc`.
     """
     missed_B = rank_B == MISSED
     rank_B = np.where(missed_B, 0, rank_B)
     ndcg_B = 1.0 / np.log2(rank_B + 2.0)
     inside = {k: ~missed_B & (rank_B < k) for k in ks}
-    return {
+    found = {
         **{f"recall@{k}": inside_B.astype(np.float64) for k, inside_B in inside.items()},
         **{f"ndcg@{k}": np.where(inside_B, ndcg_B, 0.0) for k, inside_B in inside.items()},
         "mrr": np.where(missed_B, 0.0, 1.0 / (rank_B + 1.0)),
-        "auc": np.where(missed_B, 0.0, 1.0 - rank_B / max(pool - 1, 1)),
     }
+    if pool is not None:
+        found["auc"] = np.where(missed_B, 0.0, 1.0 - rank_B / max(pool - 1, 1))
+    return found

@@ -129,6 +129,18 @@ def zam() -> Recipe:
     )
 
 
+def next_item() -> Recipe:
+    """MGDSPR without queries: the item clicked last stands in for one."""
+    return Recipe(
+        name="next_item",
+        model=MgdsprConfig(query="last_item"),
+        service=SEQUENCES_V1.name,
+        train_days=84,
+        # Titles that are ids stand in one item each.
+        tokenizer=TokenizerConfig(min_count=1),
+    )
+
+
 def smoke() -> Recipe:
     """A tiny MGDSPR on two weeks: seconds; its results mean nothing."""
     return Recipe(
@@ -151,6 +163,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         cbns,
         dssm,
         zam,
+        next_item,
         smoke,
     )
 }

@@ -25,6 +25,7 @@ import pyarrow.dataset as arrow_dataset
 from pagoda import lake, spark, store
 from pagoda.errors import InputError
 from pagoda.features import Service, View
+from pagoda.schemas import BUILT_DAYS
 from pagoda.settings import Settings
 from pagoda.windows import WindowSpec
 from training.lines import Snapshots, Span
@@ -76,13 +77,19 @@ def fetch(
     return rows
 
 
-def read(rows: Path, span: Span) -> Iterator[pa.RecordBatch]:
-    """The rows whose request lies in these days, in batches."""
-    at = arrow_dataset.field(MOMENT)
-    within = (at >= span.first_ms) & (at < span.end_ms)
-    yield from arrow_dataset.dataset(rows).to_batches(
-        filter=within, batch_size=_ROWS_PER_BATCH, batch_readahead=1, fragment_readahead=1
+def read(rows: Path, lines: pl.DataFrame) -> Iterator[pa.RecordBatch]:
+    """The rows of these lines' requests, in batches."""
+    at, between = arrow_dataset.field(MOMENT), (lines[MOMENT].min(), lines[MOMENT].max())
+    batches = arrow_dataset.dataset(rows).to_batches(
+        filter=(at >= between[0]) & (at <= between[1]),
+        batch_size=_ROWS_PER_BATCH,
+        batch_readahead=1,
+        fragment_readahead=1,
     )
+    wanted = set(lines.select("user_key", MOMENT).iter_rows())
+    for batch in batches:
+        keys = zip(batch["user_key"].to_pylist(), batch[MOMENT].to_pylist(), strict=True)
+        yield batch.filter(pa.array([key in wanted for key in keys], pa.bool_()))
 
 
 def content(
@@ -130,7 +137,8 @@ def require_built(settings: Settings, service: Service, span: Span, windows: Win
         ]
         # The stream's view has rows only of days on which something happened.
         if view.online_writer == "materialise":
-            missing = sorted(set(span.dates) - set(days["day"].to_list()))
+            known = {*days["day"].to_list(), *_built_of_nothing(settings, view)}
+            missing = sorted(set(span.dates) - known)
             if missing:
                 problems.append(
                     f"{view.name}: features of {len(missing)} days were not built, "
@@ -144,6 +152,12 @@ def require_built(settings: Settings, service: Service, span: Span, windows: Win
             next_step=f"Run `pagoda features build --from {span.first} "
             f"--to {span.end - timedelta(days=1)}`.",
         )
+
+
+def _built_of_nothing(settings: Settings, view: View) -> list[date]:
+    """Days that were built and have no rows because nothing came before them."""
+    scan = lake.open_table(settings, BUILT_DAYS).scan(row_filter=f"view == '{view.name}'")
+    return [row["day"] for row in scan.to_arrow().to_pylist() if not any(row["inputs"])]
 
 
 def _scan(

@@ -40,7 +40,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
 from pagoda.models.towers import kind_of
 from pagoda.settings import Settings
-from training import evaluate, loop, rows
+from training import evaluate, loop, rows, splits
 from training.data import Examples, prepare
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
@@ -113,7 +113,7 @@ def _bundle(
     with clock.part("cut and encode"):
         examples, judged = (
             prepare(
-                rows.read(fetched, span),
+                rows.read(fetched, some),
                 some,
                 catalogue,
                 tokenizer,
@@ -121,10 +121,7 @@ def _bundle(
                 stats=stats,
                 folder=scratch / part,
             )
-            for part, span, some in (
-                ("train", chosen.train, inputs.train_lines),
-                ("judged", chosen.judged, inputs.judged_lines),
-            )
+            for part, some in (("train", inputs.train_lines), ("judged", inputs.judged_lines))
         )
     sizes = Sizes.of(catalogue, tokenizer, stats=stats)
     torch.manual_seed(chosen.recipe.loop.seed)
@@ -139,7 +136,7 @@ def _bundle(
                 examples=judged,
                 catalogue=catalogue,
                 history=events_before(settings, chosen.judged.end, inputs.snapshots),
-                starts_ms=chosen.judged.first_ms,
+                starts_ms=splits.starts_ms(inputs.dataset, chosen.judged),
             ),
             model,
             vectors,

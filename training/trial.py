@@ -27,22 +27,32 @@ class Trial:
     Attributes:
         examples: the week's requests and lines.
         history: (user_key, item_key, t_ms) of events. Only those before a line's moment say
-            anything about its user, only those before `starts_ms` about items.
-        starts_ms: where the week begins.
+            anything about its user, only those before what is judged (`past`) about items.
+        starts_ms: where the week begins. None: each user has one line, and what is judged of a
+            user begins there.
     """
 
     examples: Examples
     catalogue: Catalogue
     history: pl.DataFrame
-    starts_ms: int
+    starts_ms: int | None
+
+    @cached_property
+    def past(self) -> pl.DataFrame:
+        """The events before what is judged."""
+        if self.starts_ms is not None:
+            return self.history.filter(pl.col("t_ms") < self.starts_ms)
+        examples = self.examples
+        judged = pl.DataFrame({"user_key": examples.user_key_U, "judged_ms": examples.t_ms_U})
+        joined = self.history.join(judged, on="user_key", how="left")
+        unjudged = pl.col("judged_ms").is_null()
+        before = joined.filter(unjudged | (pl.col("t_ms") < pl.col("judged_ms")))
+        return before.drop("judged_ms")
 
     @cached_property
     def _popularity(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         counted = (
-            self.history.filter(pl.col("t_ms") < self.starts_ms)
-            .group_by("item_key")
-            .len()
-            .sort("len", "item_key", descending=[True, False])
+            self.past.group_by("item_key").len().sort("len", "item_key", descending=[True, False])
         )
         numbers = self.catalogue.numbers(counted["item_key"].to_numpy())
         titled = self.catalogue.table["title"].is_valid().to_numpy()
@@ -57,7 +67,7 @@ class Trial:
 
     @property
     def popularity(self) -> npt.NDArray[np.int64]:
-        """Each candidate's events before the week."""
+        """Each candidate's events before what is judged."""
         return self._popularity[1]
 
     @cached_property
@@ -87,8 +97,8 @@ class Trial:
 
     @cached_property
     def owned(self) -> list[npt.NDArray[np.int64]]:
-        """Each line's user's candidates before the week, one entry an event."""
-        past = self.history.filter(pl.col("t_ms") < self.starts_ms)
+        """Each line's user's candidates before what is judged, one entry an event."""
+        past = self.past
         columns = self._column[self.catalogue.numbers(past["item_key"].to_numpy())]
         grouped = (
             past.select("user_key", column=pl.Series(columns))

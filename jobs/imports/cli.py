@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from jobs.imports import queries
 from jobs.imports.completejourney import CompleteJourney
 from jobs.imports.files import Files
+from jobs.imports.interactions import Interactions, Options
 from jobs.imports.run import Outcome, run_import
 from pagoda import settings
 from pagoda.console import emit_json, emit_table, people, run
+from pagoda.dataset import Dataset
+from pagoda.errors import InputError
 
 app = typer.Typer(
     help="Bring a data set into the lake. The same import again changes nothing; an interrupted "
     "one goes on; rows that cannot be read go to the table `rejected` with reason and place.",
     no_args_is_help=True,
 )
+
+
+class Split(StrEnum):
+    """How the rows that are judged part from those that are trained on."""
+
+    TIME = "time"
+    LEAVE_LAST_OUT = "leave-last-out"
+
+    @property
+    def recorded(self) -> Literal["time", "leave_last_out"]:
+        """As the data set's record says it."""
+        return "time" if self is Split.TIME else "leave_last_out"
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Counts as JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")]
@@ -81,6 +98,73 @@ def files(
     show(outcome, as_json=as_json)
 
 
+@app.command()
+def interactions(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Lines: user, item, perhaps time, perhaps action."),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Of the data set; else the first file's.")
+    ] = None,
+    columns: Annotated[
+        str,
+        typer.Option(
+            help="What the columns are, in order: user,item,time,action; - for one to leave out."
+        ),
+    ] = "",
+    header: Annotated[
+        bool | None, typer.Option(help="Whether the first line names the columns.")
+    ] = None,
+    time_format: Annotated[
+        str | None, typer.Option(help="iso, epoch_s, epoch_ms or a strptime pattern.")
+    ] = None,
+    zone: Annotated[str, typer.Option(help="Of times that name no zone.")] = "UTC",
+    action: Annotated[
+        list[str] | None,
+        typer.Option(metavar="THEIRS=OURS", help="E.g. view=click, purchase=buy; repeatable."),
+    ] = None,
+    by_order: Annotated[
+        bool,
+        typer.Option(
+            "--by-order", help="Take from times their order alone: windows then go by count."
+        ),
+    ] = False,
+    split: Annotated[
+        Split | None,
+        typer.Option(
+            help="Judge each user's last item or the last days; default: the last days, if times "
+            "are real."
+        ),
+    ] = None,
+    no_shift: Annotated[bool, typer.Option("--no-shift", help="Keep the times, for studies.")] = (
+        False
+    ),
+    shift_anew: ShiftAnew = False,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Lines of user and item, with or without times and actions; no queries, no catalogue."""
+    loaded = settings.load()
+    options = Options(
+        name=name,
+        columns=tuple(columns.split(",")) if columns else (),
+        header=header,
+        time_format=time_format,
+        zone=zone,
+        actions=_pairs(action or []),
+        by_order=by_order,
+        split=split.recorded if split else None,
+        shifted=not no_shift,
+    )
+    with closing(Interactions(files, options, scratch=loaded.scratch)) as source:
+        outcome = run_import(
+            loaded, source, replace=replace, shift_anew=shift_anew, dry_run=dry_run
+        )
+    show(outcome, as_json=as_json)
+
+
 def show(outcome: Outcome, *, as_json: bool) -> None:
     """Counts on stdout; what they mean, for people, on stderr."""
     if as_json:
@@ -98,13 +182,31 @@ def show(outcome: Outcome, *, as_json: bool) -> None:
     lines = [
         f"{record.name}: {record.first_day} to {record.last_day}, times shifted by "
         f"{outcome.shift_days} days",
-        f"validation from {record.validation_from}, test from {record.test_from}; clicks are "
-        f"{', '.join(record.click_actions)}; queries: {record.query_protocol}",
+        f"{_judged(record)}; clicks are {', '.join(record.click_actions)}; queries: "
+        f"{record.query_protocol}",
         *(f"rejected: {problem}" for problem in outcome.problems),
         *(f"note: {note}" for note in outcome.notes),
     ]
     for line in lines:
         people.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _judged(record: Dataset) -> str:
+    if record.split == "leave_last_out":
+        return "each user's last item tests, the one before it validates"
+    return f"validation from {record.validation_from}, test from {record.test_from}"
+
+
+def _pairs(said: Sequence[str]) -> dict[str, str]:
+    """THEIRS=OURS as a mapping. Raises: InputError naming all that is written otherwise."""
+    if wrong := [each for each in said if "=" not in each]:
+        raise InputError(
+            "not an action and its name here",
+            where="--action",
+            found=", ".join(wrong),
+            expected="THEIRS=OURS",
+        )
+    return dict(each.rsplit("=", 1) for each in said)
 
 
 def _one_line(row: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from jobs.imports import mapping as mappings
 from jobs.imports import read, rows
 from jobs.imports.mapping import Mapping, TableMapping
+from jobs.imports.notes import notes_of
 from jobs.imports.source import BATCH_ROWS, Problem, ids_table, to_table, with_key
 from jobs.imports.staging import Staged
 from pagoda.dataset import Dataset
@@ -27,6 +28,7 @@ from pagoda.ids import Kind
 from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED, SEARCHES, Table
 
 MAPPING_VERSION = 1  # raise it with every change of what is written
+MADE_UP_FROM = datetime(2000, 1, 3, tzinfo=UTC)  # the first event, where times are an order
 _TABLES: dict[str, tuple[Table, Kind, str | None]] = {
     "items": (ITEMS, "item", None),
     "events": (EVENTS, "event", "ts"),
@@ -51,14 +53,22 @@ class Files:
     `close` removes.
 
     Args:
-        path: the mapping file.
+        path: the mapping file; its folder is where file patterns begin.
         scratch: a folder to work in.
         now: rows later than this are in the future.
+        mapping: what the file says, if there is none.
     Raises: InputError listing everything that is wrong with the mapping and the files' columns.
     """
 
-    def __init__(self, path: Path, *, scratch: Path, now: datetime | None = None) -> None:
-        self._mapping = mappings.load(path)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        scratch: Path,
+        now: datetime | None = None,
+        mapping: Mapping | None = None,
+    ) -> None:
+        self._mapping = mapping or mappings.load(path)
         self._home = path.parent
         self._now = now or datetime.now(UTC)
         self._folder = scratch / f"import-{self._mapping.name}"
@@ -95,7 +105,8 @@ class Files:
         self.close()
         (self._folder / "rejected").mkdir(parents=True)
         self._staged = {name: self._stage(name, progress) for name in self._mapping.tables()}
-        if nothing := [name for name in ("items", "events") if not len(self._staged[name])]:
+        needed = [name for name in ("items", "events") if name in self._staged]
+        if nothing := [name for name in needed if not len(self._staged[name])]:
             raise InputError(
                 f"no row of {' and '.join(nothing)} can be stored",
                 problems=[str(problem) for problem in self.problems()],
@@ -112,6 +123,8 @@ class Files:
             return len(self._ids)
         if table is REJECTED:
             return sum(tally.rejected for tally in self._tally.values())
+        if table is ITEMS and not self._mapping.items:
+            return len(self._items_of_events)
         return len(self._staged[table.name]) if table.name in self._staged else 0
 
     def rejected(self, table: Table) -> int:
@@ -128,27 +141,8 @@ class Files:
 
     def notes(self) -> Sequence[str]:
         """What fits together badly without being wrong."""
-        staged = self._staged
-        first, last = staged["events"].days()[0], self.last_day()
-        notes = []
-        if count := _missing(staged["events"], staged["items"], "item_id"):
-            notes.append(
-                f"{count:,} items of the events are not in the catalogue: their events stay, no "
-                "search finds them"
-            )
-        if "searches" not in staged:
-            notes.append("no searches: there is nothing to train search on")
-        elif "search_id" not in staged["events"].columns():
-            notes.append("no event names its search: map search_id to train search")
-        elif count := _missing(staged["events"], staged["searches"], "search_id"):
-            notes.append(f"{count:,} searches that events name are not in the files")
-        validation_from, _ = self._weeks(last)
-        if validation_from <= first:
-            notes.append(
-                f"the events begin on {first} and validation on {validation_from}: no day is left "
-                "to train on; set test_days and validation_days"
-            )
-        return notes
+        validation_from, _ = self._weeks(self.last_day())
+        return notes_of(self._mapping, self._staged, validation_from=validation_from)
 
     def dataset(self, shift_days: int, fingerprint: str) -> Dataset:
         """The record: test and validation days as the mapping says."""
@@ -159,6 +153,9 @@ class Files:
             name=self.name,
             click_actions=options.click_actions,
             positive_actions=options.positive_actions,
+            requests="searches" if self._mapping.searches else "events",
+            times=options.times,
+            split=options.split,
             shift_days=shift_days,
             first_day=days[0] + shift,
             last_day=days[-1] + shift,
@@ -174,6 +171,8 @@ class Files:
             yield to_table(self._ids, IDS)
         elif table is REJECTED:
             yield from self._rejected_batches()
+        elif table is ITEMS and not self._mapping.items:
+            yield self._finish(self._items_of_events, ITEMS, timedelta(days=shift_days))
         elif table.name in self._staged:
             for frame in self._staged[table.name].batches(BATCH_ROWS):
                 yield self._finish(frame, table, timedelta(days=shift_days))
@@ -189,14 +188,20 @@ class Files:
         _, kind, moment = _TABLES[name]
         staged = Staged(self._folder / name, kind=kind, id_column=f"{kind}_id", time=moment)
         table, limits, tally = self._mapping.tables()[name], self._mapping.limits, self._tally[name]
+        in_order = name == "events" and self._mapping.dataset.times == "order"
         task = progress.add_task(f"reading {name}", total=None)
         for file in self._files[name]:
             for batch in read.batches(file, table, shown_as=self._shown(file)):
                 checked = rows.check(batch, name, table, limits, now=self._now)
-                staged.add(checked.accepted)
+                accepted = checked.accepted
+                if in_order and "ts" not in accepted.columns:
+                    accepted = accepted.with_columns(pl.lit(MADE_UP_FROM).alias("ts"))
+                staged.add(accepted)
                 self._reject(name, checked.rejected)
                 tally.read += len(batch)
                 progress.advance(task, len(batch))
+        if in_order:
+            staged.retime(MADE_UP_FROM)
         for going in staged.settle():
             self._reject(name, going)
         assert len(staged) + tally.rejected == tally.read, (name, len(staged), tally)
@@ -230,6 +235,12 @@ class Files:
     def _rejected_batches(self) -> Iterator[pa.Table]:
         for part in sorted((self._folder / "rejected").iterdir()):
             yield to_table(pl.read_parquet(part), REJECTED)
+
+    @cached_property
+    def _items_of_events(self) -> pl.DataFrame:
+        """The items there are without a catalogue: their ids stand in for their titles."""
+        found = self._staged["events"].distinct("item_id").sort("item_id")
+        return found.with_columns(pl.col("item_id").alias("title"))
 
     @cached_property
     def _ids(self) -> pl.DataFrame:
@@ -318,7 +329,3 @@ def _file_problems(file: Path, name: str, table: TableMapping) -> list[str]:
     except InputError as error:
         return [str(error)]
     return [f"{file.name}: {each}" for each in rows.column_problems(columns, name, table)]
-
-
-def _missing(stage: Staged, other: Staged, column: str) -> int:
-    return len(stage.distinct(column).join(other.distinct(column), on=column, how="anti"))

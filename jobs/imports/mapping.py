@@ -62,7 +62,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
 }
 REQUIRED: dict[str, tuple[str, ...]] = {
     "items": ("item_id",),
-    "events": ("user_id", "item_id", "action", "ts"),
+    "events": ("user_id", "item_id", "action", "ts"),  # ts: where times are real
     "searches": ("search_id", "user_id", "query", "ts"),
 }
 
@@ -133,10 +133,15 @@ class TableMapping(_Part):
 
 
 class DatasetMapping(_Part):
-    """What the record of the data set says; days are those of the files, before any shift."""
+    """What the record of the data set says; days are those of the files, before any shift.
+
+    `times = "order"` takes from times, or from the lines where there are none, only their order.
+    """
 
     click_actions: tuple[str, ...] = ("click",)
     positive_actions: tuple[str, ...] = ("click", "buy")
+    times: Literal["real", "order"] = "real"
+    split: Literal["time", "leave_last_out"] = "time"
     shift_to_now: bool = False
     test_days: int = Field(default=7, ge=1)
     validation_days: int = Field(default=7, ge=1)
@@ -157,6 +162,8 @@ class DatasetMapping(_Part):
     def _in_order(self) -> DatasetMapping:
         if self.test_from and self.validation_from and self.validation_from >= self.test_from:
             raise ValueError("validation_from must be before test_from")
+        if self.times == "order" and self.split == "time":
+            raise ValueError('times = "order" has no days to split by: split = "leave_last_out"')
         return self
 
 
@@ -169,20 +176,28 @@ class Limits(_Part):
 
 
 class Mapping(_Part):
-    """The whole file. `name` is the source's and the data set's name."""
+    """The whole file. `name` is the source's and the data set's name.
+
+    Without `items` the items are those of the events, their ids their titles.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,60}$")]
     dataset: DatasetMapping = DatasetMapping()
     limits: Limits = Limits()
-    items: TableMapping
+    items: TableMapping | None = None
     events: TableMapping
     searches: TableMapping | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Mapping:
+        real = self.dataset.times == "real"
         problems = [
-            problem for name, table in self.tables().items() for problem in _gaps(name, table)
+            problem
+            for name, table in self.tables().items()
+            for problem in _gaps(name, table, timed=real or name != "events")
         ]
+        if self.searches and not real:
+            problems.append('searches: their times cannot be compared with times = "order"')
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -214,12 +229,12 @@ def load(path: Path) -> Mapping:
 
 
 def files_of(table: TableMapping, folder: Path) -> list[Path]:
-    """The files of one table, sorted, each once. Raises: InputError if a pattern is none."""
+    """The files of one table, pattern by pattern, each once. Raises: InputError if one is none."""
     try:
-        found = {path for pattern in table.files for path in folder.glob(pattern)}
+        found = [path for pattern in table.files for path in sorted(folder.glob(pattern))]
     except ValueError as error:
         raise InputError(f"not a file pattern: {error}", found=", ".join(table.files)) from error
-    return sorted(path for path in found if path.is_file())
+    return [path for path in dict.fromkeys(found) if path.is_file()]
 
 
 def is_parquet(table: TableMapping, path: Path) -> bool:
@@ -227,12 +242,12 @@ def is_parquet(table: TableMapping, path: Path) -> bool:
     return table.format == "parquet" if table.format else path.suffix in {".parquet", ".pq"}
 
 
-def _gaps(name: str, table: TableMapping) -> list[str]:
+def _gaps(name: str, table: TableMapping, *, timed: bool) -> list[str]:
     given = [*table.columns, *table.constants]
     problems = [
         f"{name}: no column and no constant for {field}"
         for field in REQUIRED[name]
-        if field not in given
+        if field not in given and (timed or field != "ts")
     ]
     problems += [
         f"{name}: unknown column {field}; known are {', '.join(FIELDS[name])}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,19 @@ def columns_of(path: Path, table: TableMapping) -> dict[str, pl.DataType]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"columns stand twice in the header: {', '.join(twice)}", where=str(path))
     return {name: pl.String() for name in names}
+
+
+def first_lines(path: Path, count: int) -> list[str]:
+    """The first lines of a text file. Raises: InputError if it cannot be read as such."""
+    lines = _open(path)
+    try:
+        found = list(islice(lines, count))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error}", where=str(path)) from error
+    finally:
+        lines.close()
+    # What is not UTF-8 is found row by row later; here it need only be fit to be shown.
+    return [line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for line in found]
 
 
 def batches(

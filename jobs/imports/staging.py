@@ -8,7 +8,7 @@ each sorted by time, so that days can be read back one after the other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +67,30 @@ class Staged:
             days = rows[self._time].dt.date().cast(pl.Int32).to_numpy()
             rows = rows.sort(self._time, maintain_order=True)
         part = self._folder / f"part-{len(self._parts):06}.parquet"
-        rows.write_parquet(part, compression="zstd", compression_level=1, row_group_size=_ROW_GROUP)
+        self._write(rows, part)
         self._parts.append(part)
         self._key_parts.append(keys)
         self._day_parts.append(days)
         self._length += len(rows)
+
+    def retime(self, start: datetime) -> None:
+        """Let times say no more than an order: `start`, and a millisecond more for each row.
+
+        Of rows with equal times the one that came in first stands first.
+        """
+        assert self._time
+        times = np.empty(self._length, np.int64)
+        for part in self._parts:
+            rows = pl.read_parquet(part, columns=[ROW, self._time])
+            times[rows[ROW].to_numpy()] = rows[self._time].to_physical().to_numpy()
+        place = np.empty(self._length, np.int64)
+        place[np.argsort(times, kind="stable")] = np.arange(self._length)
+        for number, part in enumerate(self._parts):
+            rows = pl.read_parquet(part)
+            after = pl.lit(pl.Series(place[rows[ROW].to_numpy()])).cast(pl.Duration("ms"))
+            moved = rows.with_columns((pl.lit(start) + after).alias(self._time)).sort(ROW)
+            self._day_parts[number] = moved[self._time].dt.date().cast(pl.Int32).to_numpy()
+            self._write(moved.sort(self._time), part)
 
     def settle(self) -> Iterator[pl.DataFrame]:
         """Find duplicates, once all rows are in; gives the rows that go, with their reasons.
@@ -106,8 +125,8 @@ class Staged:
     def batches(self, rows: int) -> Iterator[pl.DataFrame]:
         """The rows that stay, some `rows` at a time, days in ascending order.
 
-        A single day is sorted as a whole. Rows without an id get one from their content and
-        their number among equal rows.
+        A day of more than twice as many is read in pieces. Rows without an id get one from their
+        content and their number among equal rows.
         """
         if self._time is None:
             for part in self._parts:
@@ -117,9 +136,20 @@ class Staged:
         day = pl.col(self._time).dt.date().cast(pl.Int32)
         for chosen in _chunks(days, counts, rows):
             between = self._scan().filter(day.is_between(int(chosen[0]), int(chosen[-1])))
-            yield from (
-                self._finished(between.collect()).sort(self._time, self._id).iter_slices(rows)
-            )
+            held = int(counts[np.isin(days, chosen)].sum())
+            for piece in self._pieces(between, rows) if held > 2 * rows else [between]:
+                yield from (
+                    self._finished(piece.collect()).sort(self._time, self._id).iter_slices(rows)
+                )
+
+    def _pieces(self, whole: pl.LazyFrame, rows: int) -> Iterator[pl.LazyFrame]:
+        """Some `rows` at a time, ascending; rows of one time stay together."""
+        assert self._time
+        time = pl.col(self._time)
+        begins = whole.select(time.sort().gather_every(rows).unique().sort()).collect().to_series()
+        for begin, end in zip(begins, [*begins[1:], None], strict=True):
+            within = time >= begin if end is None else (time >= begin) & (time < end)
+            yield whole.filter(within)
 
     def distinct(self, column: str) -> pl.DataFrame:
         """The distinct values of a column, as that column."""
@@ -133,11 +163,28 @@ class Staged:
         )
         return kept.drop_nulls().unique()
 
+    def soon_after(self, who: str, within: timedelta) -> float:
+        """Of the rows that follow another of the same `who`, the share that do so within a time."""
+        assert self._time
+        after = pl.col(self._time) - pl.col(self._time).shift(1).over("who")
+        by_time = (
+            self._scan()
+            .select(pl.col(who).hash().alias("who"), self._time)
+            .sort("who", self._time)
+            .select((after <= within).mean())
+        )
+        share = by_time.collect().item()
+        return 1.0 if share is None else float(share)
+
     def columns(self) -> Sequence[str]:
         """The columns that the rows have."""
         if not self._parts:
             return ()
         return [name for name in pl.read_parquet_schema(self._parts[0]) if name not in _HIDDEN]
+
+    @staticmethod
+    def _write(rows: pl.DataFrame, part: Path) -> None:
+        rows.write_parquet(part, compression="zstd", compression_level=1, row_group_size=_ROW_GROUP)
 
     def _scan(self) -> pl.LazyFrame:
         return pl.scan_parquet(self._parts)

@@ -44,6 +44,15 @@ class ItemBatch:
     title_MN: Tensor
     title_trigrams: Callable[[], Tensor]
 
+    def take(self, places: Tensor) -> ItemBatch:
+        """The items at these places, repeats allowed."""
+        return ItemBatch(
+            item_M=self.item_M[places],
+            attributes={name: numbers[places] for name, numbers in self.attributes.items()},
+            title_MN=self.title_MN[places],
+            title_trigrams=lambda: self.title_trigrams()[places],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextBatch:

@@ -4,7 +4,7 @@ Equations, departures and results: docs/models/mgdspr.md. Section numbers are th
 
 Shape legend
     B lines   U requests   C blocks of L lines of a request   D width
-    Q query rows: 6, or 1 without multi-granular units   E = L · Q query rows of a block
+    Q query rows: 6, or 1 without multi-granular units or a query   E = L · Q rows of a block
     G requests and F blocks that have events   T events of a sequence
     M distinct items   X distinct queries   Y distinct previous queries   N units of a text
     V long-term views   A long-term actions   P = V · A
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.nn import functional
 
 from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import Bags, Blocks, ItemBatch, Padded, UserBatch
+from pagoda.models.last_item import last_clicked
 from pagoda.models.parts import (
     ClsFusion,
     SelfAttention,
@@ -40,6 +42,8 @@ class MgdsprConfig:
     """Widths and switches; the defaults are the paper's form at width 64.
 
     Attributes:
+        query: what Q_mgs is made of: the query's text, or, for recommendation without queries, the
+            vector of the item clicked last as the only row; then `mgs` and `drop_rows` say nothing.
         item_side: items carry category, brand and shop (False: their id alone, as printed).
         mgs: multi-granular query units (False: the mean of the words is the only row).
         drop_rows: query rows left out of Q_mgs, by name.
@@ -53,6 +57,7 @@ class MgdsprConfig:
     heads: int = 8
     dropout: float = 0.2
     max_words: int = 32
+    query: Literal["text", "last_item"] = "text"
     item_side: bool = True
     mgs: bool = True
     drop_rows: tuple[str, ...] = ()
@@ -82,7 +87,8 @@ class Mgdspr(TwoTowers):
         self.item_tower = ItemTower(
             sizes, width=width, attribute_width=config.attribute_width, side=config.item_side
         )
-        self.query = QueryUnits(config)
+        if config.query == "text":
+            self.query = QueryUnits(config)
         self.real_time = RealTime(config)
         self.short_term = SelfAttention(width, config.heads, scaled=config.scaled_attention)
         self.long_term_views = nn.ModuleDict(
@@ -110,7 +116,7 @@ class Mgdspr(TwoTowers):
 
         Behaviour is encoded once per request; each line's query attends to its request's.
         """
-        q_mgs_BQD = self.query(self.item_tower.tables, batch)
+        q_mgs_BQD = self._query_rows(batch)
         e_MD = self.item_tower.embed(batch.items)
         blocks = batch.blocks
         L, Q, D = blocks.line_CL.shape[1], q_mgs_BQD.shape[1], q_mgs_BQD.shape[2]
@@ -124,6 +130,14 @@ class Mgdspr(TwoTowers):
         hidden_BQD = [each.view(-1, Q, D).index_select(0, blocks.place_B) for each in hidden_CED]
         out: Tensor = self.fusion(torch.cat([q_mgs_BQD, *hidden_BQD], 1))
         return out
+
+    def _query_rows(self, batch: UserBatch) -> Tensor:
+        """`Q_mgs`, [B, Q, D]; without a query the item clicked last stands in (1.9)."""
+        if self.config.query == "text":
+            rows_BQD: Tensor = self.query(self.item_tower.tables, batch)
+            return rows_BQD
+        item_UD = self.encode_item(last_clicked(batch))
+        return item_UD.index_select(0, batch.request_B).unsqueeze(1)
 
     def _attend_sequence(
         self, q_mgs_CED: Tensor, encoder: nn.Module, e_MD: Tensor, sequence: Padded, blocks: Blocks

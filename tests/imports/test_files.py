@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -221,7 +221,31 @@ def test_parquet_attributes_constants_and_days_of_the_record(
     record = dataset.load(home)
     assert (record.validation_from, record.test_from) == (date(2024, 3, 7), date(2024, 3, 9))
     assert record.query_protocol == "none"
-    assert "no searches: there is nothing to train search on" in outcome.notes
+    assert record.requests == "events"
+    assert any(
+        note.startswith("no searches: a row to train on is an event") for note in outcome.notes
+    )
+
+
+def test_a_mapping_may_leave_out_items_searches_and_times(
+    home: Settings, shop: Path, bring: Bring
+) -> None:
+    (shop / "shop.toml").write_text(
+        """
+        name = "shop"
+        dataset = { times = "order", split = "leave_last_out" }
+        [events]
+        files = ["events.csv"]
+        columns = { user_id = "user", item_id = "sku", action = "what" }
+        actions = { view = "click", buy = "buy" }
+        """
+    )
+    bring()
+    events = stored(home, EVENTS).sort("ts").select("item_id", "action", "ts").rows()
+    start = datetime(2000, 1, 3, tzinfo=UTC)
+    assert events == [("i1", "click", start), ("i2", "buy", start + timedelta(milliseconds=1))]
+    assert stored(home, ITEMS).sort("item_id")["title"].to_list() == ["i1", "i2"]
+    assert dataset.load(home).split == "leave_last_out"
 
 
 def test_what_fits_together_badly_is_noted(shop: Path, bring: Bring) -> None:

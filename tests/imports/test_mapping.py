@@ -79,6 +79,18 @@ def test_missing_unknown_and_contradicting_columns_are_said_at_once(shop: Path) 
     ]
 
 
+def test_times_that_are_an_order_fit_neither_days_nor_searches(shop: Path) -> None:
+    order = 'dataset = { times = "order", split = "SPLIT" }\n' + MAPPING
+    (shop / "shop.toml").write_text(order.replace("SPLIT", "time"))
+    assert problems_of(shop / "shop.toml") == [
+        'dataset: times = "order" has no days to split by: split = "leave_last_out"'
+    ]
+    (shop / "shop.toml").write_text(order.replace("SPLIT", "leave_last_out"))
+    assert problems_of(shop / "shop.toml") == [
+        'searches: their times cannot be compared with times = "order"'
+    ]
+
+
 @pytest.mark.parametrize("text", ["name = ", "\x00", "[items"])
 def test_what_is_not_toml_is_refused(shop: Path, text: str) -> None:
     (shop / "shop.toml").write_text(text)

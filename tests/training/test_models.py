@@ -140,6 +140,7 @@ def test_the_mix_is_the_sum_of_the_other_rows(sizes: Sizes, batch: UserBatch) ->
 
 
 SWITCHES: list[tuple[Config, dict[str, object]]] = [
+    (MGDSPR, {"query": "last_item"}),
     (MGDSPR, {"item_side": False}),
     (MGDSPR, {"mgs": False}),
     (MGDSPR, {"trm": False}),
