@@ -11,7 +11,7 @@ A training row holds what was known strictly before t. The row that serving read
     not_materialised  none lies where neither the stream nor the batch row of that time reaches:
                       imported since the row's day began, or there was no row
     imported_since    the data set was not imported anew since t: an import says of its history
-                      that it was known when it happened
+                      that it was known when it happened, and events that it does not hold are gone
     no_times          the sample tells which batch row was read (older versions did not)
 
 A request for which one of them does not hold is counted under that word and not compared; all
@@ -21,7 +21,7 @@ others must be equal, element by element.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -171,11 +171,23 @@ def incomparable(
         .agg(condition.any().alias(name) for name, condition in conditions.items())
     )
     reasons = {str(each.request): "no_times" for each in seen if each.day_from_ms == _NOT_SAID}
+    here = set(records.select("user_key", "key").iter_rows())
+    for each in seen:
+        if each.t_ms < imported_ms and any((each.user_key, key) not in here for key in _held(each)):
+            reasons.setdefault(str(each.request), "imported_since")
     for row in broken.iter_rows(named=True):
         for name in conditions:
             if row[name]:
                 reasons.setdefault(row["search_id"], name)
     return reasons
+
+
+def _held(seen: Observation) -> Iterator[int]:
+    """The key of every event and search that the request saw."""
+    if windows := seen.windows:
+        sequences = (windows.real_time, windows.short_term, windows.queries)
+        for sequence in (*sequences, *windows.long_term.values()):
+            yield from sequence.event.tolist()
 
 
 def _seen(row: dict[str, Any], spec: WindowSpec) -> Observation:

@@ -20,8 +20,9 @@ from jobs.checks.online_side import Observation
 from jobs.checks.served_parity import incomparable
 from pagoda import dataset, lake
 from pagoda.schemas import EVENTS, SEARCHES
+from pagoda.sequences import items, queries
 from pagoda.settings import Settings
-from pagoda.windows import WindowSpec
+from pagoda.windows import Candidates, Windows, WindowSpec, cut
 from tests.oracles.windows import Happening, windows
 
 DAY = 86_400_000
@@ -163,9 +164,18 @@ def seen(happenings: list[Happening], request: Request) -> dict[str, list[object
 
 
 def judged(
-    folder: Path, requests: list[Request], records: list[Record], *, imported_ms: int = 0
+    folder: Path,
+    requests: list[Request],
+    records: list[Record],
+    *,
+    imported_ms: int = 0,
+    saw: Windows | None = None,
 ) -> dict[str, str]:
-    """Which requests cannot be compared, by the production code on a lake."""
+    """Which requests cannot be compared, by the production code on a lake.
+
+    Args:
+        saw: what each of the requests saw.
+    """
     settings = Settings(home=folder)
     fill_lake(settings, records)
     day = date(2026, 1, 1)
@@ -183,7 +193,13 @@ def judged(
     )
     os.utime(dataset.path(settings), (imported_ms / 1000, imported_ms / 1000))
     observed = [
-        Observation(user_key=each.user, t_ms=each.t, day_from_ms=each.day, request=str(each.user))
+        Observation(
+            user_key=each.user,
+            t_ms=each.t,
+            day_from_ms=each.day,
+            request=str(each.user),
+            windows=saw,
+        )
         for each in requests
     ]
     return incomparable(
@@ -236,3 +252,27 @@ def test_a_resent_record_counts_from_when_it_was_first_known(tmp_path: Path) -> 
     again = replace(first, ingested=NOON - 100)
     request = Request(user=0, t=NOON, day=midnight(NOON), read_at=NOON)
     assert judged(tmp_path, [request], [first, again]) == {}
+
+
+@pytest.mark.parametrize("gone", ["click", "search", "buy"])
+def test_what_an_import_took_away_is_no_difference_before_it_and_one_after(
+    tmp_path: Path, gone: str
+) -> None:
+    """The import left the user out; only what the user did live is in the lake."""
+    live = Record(
+        user=0,
+        happening=Happening(ts=NOON - 3_600_000, key=1, what=7, action="click"),
+        ingested=NOON - 3_500_000,
+        streamed=True,
+    )
+    request = Request(user=0, t=NOON, day=midnight(NOON), read_at=NOON)
+    clicks, ago = [(NOON - 3_600_000, 1, 7)], NOON - (25 if gone == "buy" else 5) * DAY
+    seen = Candidates(
+        clicks=items(*zip(*(clicks + [(ago, 2, 8)] * (gone == "click")), strict=True)),
+        queries=queries(*([ago], [2], ["words"])) if gone == "search" else Candidates().queries,
+        long_term={"buy": items([ago], [2], [8])} if gone == "buy" else {},
+    )
+    saw = cut(seen, at_ms=NOON, spec=WindowSpec())
+    for imported_ms, reasons in ((NOON + 1_000, {"0": "imported_since"}), (NOON - 1_000, {})):
+        folder = tmp_path / str(imported_ms)
+        assert judged(folder, [request], [live], imported_ms=imported_ms, saw=saw) == reasons
