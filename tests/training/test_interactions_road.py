@@ -124,7 +124,7 @@ def test_all_but_the_last_two_lines_are_trained_on(trained: Path) -> None:
 def test_the_towers_learn_what_follows_and_popularity_cannot(trained: Path) -> None:
     found = by_method(Bundle.load(trained).manifest.metrics)
     sets = {"all", "non-repeats", "among unseen", "among 100 unseen"}
-    assert set(found) == {(method, rows) for method in ("tiny", "most popular") for rows in sets}
+    assert {(method, rows) for method in ("tiny", "most popular") for rows in sets} <= set(found)
     for rows in sets:
         assert found["tiny", rows]["ndcg@10"] > found["most popular", rows]["ndcg@10"] + 0.1
     # Fifteen items are unseen: a hundred of them are all.
