@@ -60,11 +60,12 @@ def make(settings: Settings) -> bool:
 
 
 def _made_of(settings: Settings) -> str:
-    """What the JVM will compare: Java, and every jar's name, size and time."""
-    digest = hashlib.sha256(str(java.find()).encode())
-    for jar in (*_jars(spark_home() / "jars"), *_jars(settings.jars / "spark")):
-        seen = jar.stat()
-        digest.update(f"{jar}\0{seen.st_size}\0{seen.st_mtime_ns}\n".encode())
+    """What the JVM will compare: name, size and time of Java itself, and of every jar."""
+    digest = hashlib.sha256()
+    jars = (*_jars(spark_home() / "jars"), *_jars(settings.jars / "spark"))
+    for file in (java.find().binary.resolve(), *jars):
+        seen = file.stat()
+        digest.update(f"{file}\0{seen.st_size}\0{seen.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
