@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import ItemBatch, UserBatch
-from pagoda.models.parts import masked_mean, mlp, sequence_mean
+from pagoda.models.parts import mlp, sequence_mean, unit_mean
 from pagoda.models.tables import TEXT_UNITS, ItemTower, Sizes
 from pagoda.windows import LONG_TERM_ACTIONS
 
@@ -77,7 +77,6 @@ class AlphaDnn(TwoTowers):
         """User vectors, [B, D]."""
         tables = self.item_tower.tables
         e_MD = self.item_tower.embed(batch.items)
-        past_YN = batch.past_words_YN
         behaviour_U = [
             sequence_mean(e_MD, batch.real_time),
             sequence_mean(e_MD, batch.short_term),
@@ -85,7 +84,7 @@ class AlphaDnn(TwoTowers):
                 functional.embedding_bag(bags.at, e_MD, bags.starts_U, mode="mean")
                 for bags in batch.long_term.values()
             ),
-            sequence_mean(masked_mean(tables.word(past_YN), past_YN > 0), batch.queries),
+            sequence_mean(unit_mean(tables.word, batch.past_words_YN), batch.queries),
         ]
         if self.config.stats:
             behaviour_U.append(batch.stats_UF)

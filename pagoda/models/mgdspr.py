@@ -30,6 +30,7 @@ from pagoda.models.parts import (
     attend,
     attention_weights,
     masked_mean,
+    unit_mean,
 )
 from pagoda.models.tables import ItemTower, Sizes, Tables
 
@@ -217,8 +218,8 @@ class QueryUnits(nn.Module):
             return seg_XD.index_select(0, batch.text_B).unsqueeze(1)
         rows_X4D = torch.stack(
             [
-                _bag(tables.trigram, texts.trigrams_XN),
-                _bag(tables.bigram, texts.bigrams_XN),
+                unit_mean(tables.trigram, texts.trigrams_XN),
+                unit_mean(tables.bigram, texts.bigrams_XN),
                 seg_XD,
                 self._seg_seq(words_XND, mask_XN),
             ],
@@ -237,7 +238,7 @@ class QueryUnits(nn.Module):
 
     def _his_seq(self, tables: Tables, seg_B1D: Tensor, batch: UserBatch) -> Tensor:
         """`softmax(q_seg · x^T) x` over the previous queries, zero without any."""
-        x_YD = _bag(tables.word, batch.past_words_YN)
+        x_YD = unit_mean(tables.word, batch.past_words_YN)
         return attend(
             seg_B1D,
             functional.embedding(batch.queries.at_UT.index_select(0, batch.request_B), x_YD),
@@ -280,7 +281,3 @@ class MeanFusion(nn.Module):
 def _means(values_M: Tensor, bags: Bags) -> Tensor:
     """The mean of each bag, [U, width]; zero for an empty one."""
     return functional.embedding_bag(bags.at, values_M, bags.starts_U, mode="mean")
-
-
-def _bag(table: nn.Module, numbers_XN: Tensor) -> Tensor:
-    return masked_mean(table(numbers_XN), numbers_XN > 0)

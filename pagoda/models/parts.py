@@ -1,7 +1,7 @@
 """Parts that several towers share.
 
-Shape legend: B batch, U requests, M items, Q queries, T sequence, N units of a text, D width,
-H heads, K = D / H.
+Shape legend: B batch, U requests, M items, X texts, Q queries, T sequence, N units of a text,
+D width, H heads, K = D / H.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """Mean over the unmasked positions, [B, D]; zero where there are none."""
     weight_BT1 = mask_BT.to(x_BTD.dtype).unsqueeze(-1)
     return (x_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1.0)
+
+
+def unit_mean(table: nn.Module, numbers_XN: Tensor) -> Tensor:
+    """Mean of the units' rows of a table, [X, D]; zero for a text without any."""
+    return masked_mean(table(numbers_XN), numbers_XN > 0)
 
 
 def sequence_mean(values_MD: Tensor, sequence: Padded) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pagoda.models.behaviour import stats_width
 from pagoda.models.catalogue import ATTRIBUTES, Catalogue
 from pagoda.models.inputs import ItemBatch, TextBatch
-from pagoda.models.parts import masked_mean
+from pagoda.models.parts import unit_mean
 from pagoda.text import Tokenizer
 
 TEXT_UNITS = 3  # words, word bigrams, letter trigrams
@@ -70,18 +70,16 @@ class Tables(nn.Module):
 
     def units(self, texts: TextBatch) -> Tensor:
         """`[mean(words); mean(word bigrams); mean(letter trigrams)]`, [X, TEXT_UNITS · D]."""
-        units_XND = (
-            (self.word(texts.words_XN), texts.words_XN),
-            (self.bigram(texts.bigrams_XN), texts.bigrams_XN),
-            (self.trigram(texts.trigrams_XN), texts.trigrams_XN),
-        )
-        return torch.cat(
-            [masked_mean(embedded, numbers > 0) for embedded, numbers in units_XND], -1
-        )
+        means_X3D = [
+            unit_mean(self.word, texts.words_XN),
+            unit_mean(self.bigram, texts.bigrams_XN),
+            unit_mean(self.trigram, texts.trigrams_XN),
+        ]
+        return torch.cat(means_X3D, -1)
 
     def title(self, items: ItemBatch) -> Tensor:
         """Mean of the title's words, [M, D]."""
-        return masked_mean(self.word(items.title_MN), items.title_MN > 0)
+        return unit_mean(self.word, items.title_MN)
 
 
 class ItemEmbedding(nn.Module):

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import ItemBatch, UserBatch
-from pagoda.models.parts import attention_weights, masked_mean
+from pagoda.models.parts import attention_weights, unit_mean
 from pagoda.models.tables import Sizes, table
 
 
@@ -108,8 +108,7 @@ class Zam(TwoTowers):
 
     def _query(self, batch: UserBatch) -> Tensor:
         """`q = tanh(W mean(words) + b)`, [B, D]."""
-        words_XN = batch.texts.words_XN
-        query_XD = torch.tanh(self.query(masked_mean(self.word(words_XN), words_XN > 0)))
+        query_XD = torch.tanh(self.query(unit_mean(self.word, batch.texts.words_XN)))
         return query_XD.index_select(0, batch.text_B)
 
     def _attention(self, query_BD: Tensor, batch: UserBatch) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from pagoda.models.tables import Sizes
 from pagoda.text import Tokenizer
 from tests.training import toy
 from tests.training.conftest import MakeExamples
+from tests.training.small import built, whole
 from training.data import Examples
 from training.loop import LoopConfig, train
 
@@ -28,23 +29,9 @@ LAST_ITEM = MgdsprConfig(width=16, attribute_width=8, heads=2, query="last_item"
 
 @pytest.fixture
 def model(catalogue: Catalogue, tokenizer: Tokenizer) -> Mgdspr:
-    torch.manual_seed(3)
-    made = LAST_ITEM.build(Sizes.of(catalogue, tokenizer)).eval()
-    with torch.no_grad():
-        for module in made.modules():
-            if isinstance(module, torch.nn.Embedding):
-                module.weight[1:].normal_(std=0.5)
+    made = built(LAST_ITEM, Sizes.of(catalogue, tokenizer))
+    assert isinstance(made, Mgdspr)
     return made
-
-
-def whole(examples: Examples, catalogue: Catalogue) -> UserBatch:
-    return user_batch(
-        examples.behaviour,
-        catalogue,
-        examples.texts,
-        request_B=examples.request_B,
-        text_B=examples.text_B,
-    )
 
 
 def tokens_of(model: Mgdspr, batch: UserBatch) -> Tensor:
