@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
@@ -31,9 +32,11 @@ _data = _console(sys.stdout, soft_wrap=True)
 def run(app: typer.Typer | Callable[[], Any]) -> None:
     """Run a command line app; a PagodaError becomes one message and its exit code.
 
-    PAGODA_DEBUG=1 shows tracebacks.
+    SIGTERM ends a command as Ctrl-C does: what it has started ends with it. PAGODA_DEBUG=1 shows
+    tracebacks.
     """
     configure_logging()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except PagodaError as error:

@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import CoordinatorNotAvailableError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+)
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from jobs.stream.landed import position
@@ -18,6 +22,8 @@ from pagoda.settings import Settings
 
 Ends = Mapping[TopicPartition, int]
 _ASK_S = 0.2
+# What Kafka answers about a group while its coordinator comes up, and nothing of what is wrong.
+_COMING_UP = (CoordinatorNotAvailableError, NotCoordinatorError, CoordinatorLoadInProgressError)
 
 
 class Positions:
@@ -46,7 +52,7 @@ class Positions:
 
     # A broker that has seen no group yet makes its coordinator at the first question.
     @retry(
-        retry=retry_if_exception_type(CoordinatorNotAvailableError),
+        retry=retry_if_exception_type(_COMING_UP),
         stop=stop_after_delay(30),
         wait=wait_fixed(0.5),
         reraise=True,
