@@ -218,7 +218,7 @@ class Histories:
             role=table["role"].to_numpy()[order],
             item=table["item_key"].fill_null(0).to_numpy()[order],
             query=table["query"].combine_chunks().take(pa.array(order)),
-            price=table["price"].fill_null(np.nan).to_numpy()[order],
+            price=table["price"].to_numpy()[order],  # null becomes NaN
         )
         return Histories(keys=keys, starts=starts, history=history)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pagoda import features
@@ -180,3 +180,11 @@ def test_windows_that_need_more_than_rows_hold_are_named(field: str, value: int)
     (problem,) = wanted.beyond(held)
     assert problem.startswith("clicks 8" if field == "real_time" else f"{field} {value}")
     assert SMALL.beyond(SMALL) == []
+
+
+@given(texts=st.lists(st.text(), min_size=1, max_size=4))
+@example(texts=["oat milk\0"])  # numpy's own strings end there
+def test_texts_come_out_of_a_row_as_they_went_in(texts: list[str]) -> None:
+    numbers = list(range(len(texts)))
+    row = {"query_ts": numbers, "query_events": numbers, "query_texts": texts}
+    assert candidates_of(row).queries.value.tolist() == texts

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from jobs.batch import item_stats, user_stats
 from pagoda.features import ITEM_STATS, USER_STATS, View
 from pagoda.statistics import COMPUTED, Aggregation, Kind, Statistic
-from tests.features.histories import arrivals, days, history_of, times_of_day
+from tests.features.histories import DAY, DAYS, arrivals, days, history_of, midnights, times_of_day
 from tests.features.test_versions import as_of, built, moment
 from tests.oracles import features as oracle
+from tests.oracles.features import Arrival
+from tests.oracles.windows import Happening
 
 PRICES = {0: 1.25, 2: 8.5}  # of the items 0, 1 and 2
 KINDS: tuple[Kind, ...] = ("click", "buy", "collect", "search")
@@ -70,6 +72,27 @@ def test_any_declared_statistic_of_a_user_equals_a_naive_count(
         )
         value = found.get(name, None if each.aggregation == "mean_price" else 0)
         assert value == expected or math.isclose(value, expected), str(each)
+
+
+def test_a_mean_price_is_of_the_named_actions_alone() -> None:
+    """Of random histories few have both at hand."""
+    day = DAYS[0]
+    arrived = [
+        Arrival(
+            user="u",
+            ingested=day - DAY // 2,
+            happening=Happening(ts=day - DAY // 2, key=item, what=item, action=action),
+        )
+        for item, action in ((0, "click"), (2, "buy"))
+    ]
+    bought = Statistic(aggregation="mean_price", of=("buy",), days=7)
+    (batch,) = user_stats.of_user(
+        1,
+        history_of(arrived, prices=PRICES),
+        days=midnights(day, 1),
+        view=view_of(USER_STATS, [bought]),
+    )
+    assert batch["s0_7d"].to_pylist() == [PRICES[2]]
 
 
 def test_what_may_be_declared_is_what_is_computed() -> None:
