@@ -75,7 +75,7 @@ def test_any_declared_statistic_of_a_user_equals_a_naive_count(
 
 
 def test_a_mean_price_is_of_the_named_actions_alone() -> None:
-    """Of random histories few have both at hand."""
+    """Few random views that read other actions too have both at hand."""
     day = DAYS[0]
     arrived = [
         Arrival(
@@ -86,11 +86,12 @@ def test_a_mean_price_is_of_the_named_actions_alone() -> None:
         for item, action in ((0, "click"), (2, "buy"))
     ]
     bought = Statistic(aggregation="mean_price", of=("buy",), days=7)
+    clicks = Statistic(aggregation="count", of=("click",), days=7)
     (batch,) = user_stats.of_user(
         1,
         history_of(arrived, prices=PRICES),
         days=midnights(day, 1),
-        view=view_of(USER_STATS, [bought]),
+        view=view_of(USER_STATS, [bought, clicks]),
     )
     assert batch["s0_7d"].to_pylist() == [PRICES[2]]
 

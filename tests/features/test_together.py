@@ -57,6 +57,22 @@ def test_chunks_hold_whole_users_and_every_row(sizes: list[int], batch: int, chu
     assert pa.concat_tables(chunks)["n"].to_pylist() == given_rows["n"].to_pylist()
     held = [set(each["user_key"].to_pylist()) for each in chunks]
     assert sum(map(len, held)) == len(sizes)
+    assert max(each.num_rows for each in chunks) < max(chunk, max(sizes) + 1) + batch
+
+
+@given(users=st.integers(1, 4), moments=st.integers(1, 4), size=st.integers(1, 5))
+def test_moments_come_in_parts_of_a_size_each_once(users: int, moments: int, size: int) -> None:
+    keys = np.arange(10, 10 + users)
+    whole = rows.Moments(
+        user=np.repeat(keys, moments),
+        at_ms=np.tile(np.arange(moments), users),
+        line=np.arange(users * moments),
+    )
+    parts = list(whole.in_parts(size))
+    assert all(len(each) == size for each in parts[:-1])
+    for name in ("user", "at_ms", "line"):
+        joined = np.concatenate([getattr(each, name) for each in parts])
+        assert joined.tolist() == getattr(whole, name).tolist()
 
 
 def table_of(arrived: dict[int, list[Arrival]]) -> pa.Table:
