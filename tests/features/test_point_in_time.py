@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from pyspark.sql import SparkSession
 
@@ -77,11 +78,39 @@ def test_training_rows_equal_a_naive_replay(built: Built) -> None:
     assert seen > len(pairs) / 2
 
 
+def test_a_row_is_seen_from_its_midnight_to_the_last_moment_of_its_life(built: Built) -> None:
+    """A frame for each moment: what the join reads at all depends on all of them."""
+    ttl_ms = (features.USER_DAY.ttl_days or 0) * DAY
+    first, last = generated.midnight(FIRST), generated.midnight(LAST)
+    user = _always_on_time(built)
+
+    def seen(at_ms: int) -> bool:
+        frame = entity_frame([(user, at_ms + 1)], "user_key")
+        (row,) = historical(built.settings, features.SEQUENCES_V1, frame)
+        return part(row, features.USER_DAY)["click_ts"] is not None
+
+    assert [seen(first - 1), seen(first)] == [False, True]
+    assert [seen(last + ttl_ms), seen(last + ttl_ms + 1)] == [True, False]
+
+
+def _always_on_time(built: Built) -> int:
+    """A user of whose every day there is a row, and one version of it."""
+    table = lake.open_table(built.settings, features.USER_DAY.table)
+    days = (LAST - FIRST).days + 1
+    by_user = (
+        pl.from_arrow(table.scan().to_arrow())
+        .group_by("user_key")
+        .agg(pl.len(), (pl.col("created") < pl.col("event_timestamp")).sum().alias("on_time"))
+        .filter((pl.col("len") == days) & (pl.col("on_time") == days))
+    )
+    return int(by_user["user_key"].min())
+
+
 def test_user_statistics_equal_a_naive_count(built: Built) -> None:
     users = {key_of("user", user): found for user, found in built.by_user.items()}
     noon = generated.midnight(LAST) + DAY // 2
     pairs = [(key, noon - back * DAY) for key in users for back in (0, 3)]
-    frame = entity_frame(pairs, "user_key")
+    frame = entity_frame([*pairs, *pairs[:5]], "user_key")  # who asks twice is answered twice
     for row in historical(built.settings, features.SEQUENCES_STATS_V1, frame):
         expected = oracle.user_stats(
             users[row["user_key"]], at_ms=row["t"], click_actions=CLICK_ACTIONS, prices=PRICES
@@ -146,6 +175,52 @@ def test_any_declared_statistic_of_an_item_equals_a_naive_count(
                     click_actions=CLICK_ACTIONS,
                     prices=PRICES,
                 ), (item, at_ms, str(each))
+
+
+def test_item_statistics_row_by_row(spark: SparkSession) -> None:
+    """At the edges of a window, of a day and of a build; other actions; what came at midnight."""
+    day, hour = generated.midnight(FIRST), DAY // 24
+    events = [  # of item 7 but for the last one: user, role, ts, ingested
+        (1, history.CLICK, day - 3 * DAY, day - 3 * DAY),
+        (1, history.CLICK, day - 2 * DAY, day - 2 * DAY),
+        (2, history.CLICK, day - 2 * hour, day - 2 * hour),
+        (2, history.CLICK, day - hour, day - hour),
+        (2, history.CLICK, day - 3 * hour, day),
+        (3, history.BUY, day - hour, day - hour),
+    ]
+    frame = spark.createDataFrame(
+        [(8 if role == history.BUY else 7, user, role, *at) for user, role, *at in events],
+        "item_key long, user_key long, role byte, ts long, ingested long",
+    )
+    view = view_of(
+        features.ITEM_STATS,
+        [
+            Statistic(aggregation="count", of=("click",), days=3),
+            Statistic(aggregation="distinct_users", of=("click",), days=3),
+        ],
+    )
+    last = FIRST + timedelta(days=1)
+    rows = item_stats.build(frame, first=FIRST, last=last, view=view).toArrow().to_pylist()
+    found = [
+        (
+            row["item_key"],
+            row["day"],
+            _ms(row["event_timestamp"]),
+            _ms(row["created"]),
+            row["s0_3d"],
+            row["s1_3d"],
+        )
+        for row in rows
+    ]
+    assert sorted(found) == [
+        (7, FIRST, day, day - hour, 4, 2),
+        (7, FIRST, day, day, 5, 2),
+        (7, last, day + DAY, day, 4, 2),
+    ]
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 def test_no_two_versions_of_a_row_share_their_created_time(
