@@ -26,6 +26,7 @@ check: setup lint
 
 mutate: setup
 	@.venv/bin/python -m tests.mutation
+	@$(PYTEST) -q --tb=line tests/features/mutants_of_sql.py
 
 lint:
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
