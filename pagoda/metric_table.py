@@ -22,13 +22,12 @@ def table(metrics: Iterable[Metric], names: Sequence[str] | None = None) -> list
     """Values of these names, else of those that are looked at first, with their 95 % intervals:
     methods below each other, set by set.
 
-    Sets without rows are left out, and so are names that no method has a value of.
+    Sets without rows are left out.
     """
     metrics = [each for each in metrics if each.count]
     if names is None:
         ranked = any(each.rows == DISPLAYED for each in metrics)
         names = FIRST_METRICS_DISPLAYED if ranked else FIRST_METRICS
-    names = [name for name in names if any(name in each.values for each in metrics)]
     sets = list(dict.fromkeys(each.rows for each in metrics))
     return [
         {

@@ -277,7 +277,7 @@ def evaluate(
     if plot and not plot.parent.is_dir():
         raise InputError("there is no such folder", where=str(plot.parent))
     found = judge_bundle(settings, bundle)
-    if plot and not any(name in each.values for each in found for name in _BY_KIND[0]):
+    if plot and found[0].rows == DISPLAYED:
         raise InputError("no recall to draw: what searches displayed was ranked", where="--plot")
     if plot:
         plot.write_text(curve.recall_curves(first_rows(found), title=bundle.name))
@@ -287,9 +287,10 @@ def evaluate(
     title = f"{bundle.name}, {found[0].week} week"
     people.print(f"queries: {bundle.manifest.dataset['query_protocol']}")
     if everything:
+        measured = {name for each in found for name in each.values}
         for names in _BY_KIND:
-            if any(name in each.values for each in found for name in names):
-                emit_table(table(found, names), title=title)
+            if there := [name for name in names if name in measured]:
+                emit_table(table(found, there), title=title)
     else:
         emit_table(table(found if every_set else first_rows(found)), title=title)
 
