@@ -16,6 +16,7 @@ from jobs.imports.files import Files
 from jobs.imports.interactions import Interactions, Options
 from jobs.imports.jdsearch import JDsearch
 from jobs.imports.run import Outcome, run_import
+from jobs.imports.taobao_ecomm import TaobaoEcomm
 from pagoda import settings
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.dataset import Dataset
@@ -185,6 +186,26 @@ def jdsearch(
     """JDsearch: real product searches, and what they displayed (SIGIR 2023)."""
     loaded = settings.load()
     with closing(JDsearch(users, products, scratch=loaded.scratch, shifted=not no_shift)) as source:
+        outcome = run_import(
+            loaded, source, replace=replace, shift_anew=shift_anew, dry_run=dry_run
+        )
+    show(outcome, as_json=as_json)
+
+
+@app.command()
+def taobao_ecomm(
+    folder: Annotated[Path, typer.Argument(help="The folder with ecomm_edge_train.txt and more.")],
+    no_shift: Annotated[
+        bool, typer.Option("--no-shift", help="Keep the times of 2019, for studies.")
+    ] = False,
+    shift_anew: ShiftAnew = False,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Taobao's multi-behaviour sample: clicks, collects, carts and buys by days, no queries."""
+    loaded = settings.load()
+    with closing(TaobaoEcomm(folder, scratch=loaded.scratch, shifted=not no_shift)) as source:
         outcome = run_import(
             loaded, source, replace=replace, shift_anew=shift_anew, dry_run=dry_run
         )
