@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from training.trial import Trial
 GRADES = {"impression": 0, "click": 1, "collect": 2, "cart": 2, "buy": 3}
 NDCG_AT = 10
 
-Scores = npt.NDArray[np.floating]
+Scores = npt.NDArray[np.number[Any]]
 Ints = npt.NDArray[np.integer]
 
 
@@ -129,7 +130,8 @@ def gains(lists: Lists, score_C: Scores) -> dict[str, Gains]:
 
     def discounted_gain(order_C: Ints) -> Gains:
         gain_C = np.where(place_C < NDCG_AT, lists.grade_C[order_C] / np.log2(place_C + 2.0), 0.0)
-        return np.bincount(lists.list_C, weights=gain_C, minlength=len(starts_L))
+        gain_L: Gains = np.add.reduceat(gain_C, starts_L)
+        return gain_L
 
     taken_C = lists.grade_C[found_C] > 0
     first_L = np.minimum.reduceat(np.where(taken_C, place_C, len(place_C)), starts_L)

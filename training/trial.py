@@ -78,7 +78,7 @@ class Trial:
         """The candidates' texts."""
         return self.index_of(self.candidates)
 
-    def index_of(self, numbers: npt.NDArray[np.int32]) -> TextIndex:
+    def index_of(self, numbers: npt.NDArray[np.integer]) -> TextIndex:
         """First categories and titles of these items of the catalogue, none of them 0."""
         fields = self.catalogue.table.select(["first_category", "title"]).take(numbers - 1)
         return TextIndex(
