@@ -266,7 +266,7 @@ def test_evaluate_shows_lists_and_has_no_recall_to_draw(
     monkeypatch.setenv("PAGODA_HOME", str(tmp_path))
     monkeypatch.setattr(evaluate, "judge_bundle", lambda *_: metrics)
     runner = CliRunner(env={"COLUMNS": "160"})
-    for options in ([], ["--all"], ["--sets"]):
+    for options in ([], ["--all"]):
         said = runner.invoke(evaluate.app, options)
         assert said.exit_code == 0, said.output
         assert "P@1" in said.stdout
