@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from pagoda.errors import NothingToDo
 from pagoda.settings import Settings
 
+Split = Literal["time", "leave_last_out", "displayed"]
+
 
 class Dataset(BaseModel):
     """The imported data set.
@@ -26,8 +28,9 @@ class Dataset(BaseModel):
             searches, the moment just before the event itself.
         times: whether times say when, or only in which order: then they are made up, a millisecond
             apart, windows go by count and no day says who is a robot.
-        split: whether the last days are judged, or each user's last row (the one before it for
-            validation), as data sets of research do.
+        split: what is judged: the last days' rows; each user's last row (the one before it for
+            validation), as data sets of research do; or how the last days' searches rank what
+            they displayed.
         shift_days: whole weeks added to every time at import, in days.
         first_day, last_day: the first and last UTC day with events, after the shift.
         test_from, validation_from: first day of the test and of the validation week, shifted;
@@ -43,7 +46,7 @@ class Dataset(BaseModel):
     positive_actions: tuple[str, ...] = ("click", "buy")
     requests: Literal["searches", "events"] = "searches"
     times: Literal["real", "order"] = "real"
-    split: Literal["time", "leave_last_out"] = "time"
+    split: Split = "time"
     shift_days: int = 0
     first_day: date
     last_day: date
@@ -66,7 +69,8 @@ def load(settings: Settings) -> Dataset:
         raise NothingToDo(
             "no data set was imported",
             where=str(path(settings)),
-            next_step="Run `pagoda import completejourney`, `files` or `interactions`.",
+            next_step="Run `pagoda import`: completejourney, files, interactions, jdsearch or "
+            "taobao-ecomm.",
         ) from None
 
 

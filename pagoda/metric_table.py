@@ -7,8 +7,10 @@ from typing import Any
 
 from pagoda.bundle import Metric
 
+DISPLAYED = "displayed"  # the rows where what searches displayed is ranked, and nothing else
 FIRST_METRICS = ("recall@10", "recall@100", "ndcg@10")
-FIRST_ROWS = ("all", "non-repeats", "among unseen", "among 100 unseen")
+FIRST_METRICS_DISPLAYED = ("mrr", "p@1", "ndcg@10")
+FIRST_ROWS = ("all", "non-repeats", "among unseen", "among 100 unseen", DISPLAYED)
 
 
 def first_rows(metrics: Iterable[Metric]) -> list[Metric]:
@@ -16,12 +18,16 @@ def first_rows(metrics: Iterable[Metric]) -> list[Metric]:
     return [each for each in metrics if each.rows in FIRST_ROWS]
 
 
-def table(metrics: Iterable[Metric], names: Sequence[str] = FIRST_METRICS) -> list[dict[str, Any]]:
-    """Values of these names with their 95 % intervals: methods below each other, set by set.
+def table(metrics: Iterable[Metric], names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Values of these names, else of those that are looked at first, with their 95 % intervals:
+    methods below each other, set by set.
 
     Sets without rows are left out.
     """
     metrics = [each for each in metrics if each.count]
+    if names is None:
+        ranked = any(each.rows == DISPLAYED for each in metrics)
+        names = FIRST_METRICS_DISPLAYED if ranked else FIRST_METRICS
     sets = list(dict.fromkeys(each.rows for each in metrics))
     return [
         {
@@ -35,7 +41,7 @@ def table(metrics: Iterable[Metric], names: Sequence[str] = FIRST_METRICS) -> li
 
 
 def _short(name: str) -> str:
-    return name.replace("recall@", "R@").replace("ndcg@", "NDCG@")
+    return name.replace("recall@", "R@").replace("ndcg@", "NDCG@").replace("p@", "P@")
 
 
 def _value(metric: Metric, name: str) -> str | None:

@@ -43,13 +43,18 @@ class TextIndex:
         mean = float(lengths.mean()) if len(lengths) else 0.0
         self._norm = _K1 * (1 - _B + _B * lengths / max(mean, 1e-9))
 
-    def bm25(self, query: str) -> Scores:
-        """BM25 of every text, each query word once, [N]."""
-        score = np.zeros(self.size, np.float32)
+    def bm25(self, query: str, among: npt.NDArray[np.integer] | None = None) -> Scores:
+        """BM25 of every text, [N], or of those `among` them alone, each query word once."""
+        score = np.zeros(self.size if among is None else len(among), np.float32)
         for word in dict.fromkeys(units_of(query).words):
             items, counts = self._postings.get(word, _NOTHING)
             idf = math.log(1 + (self.size - len(items) + 0.5) / (len(items) + 0.5))
-            score[items] += idf * counts * (_K1 + 1) / (counts + self._norm[items])
+            places = items
+            if among is not None:
+                held = np.isin(among, items)
+                at = items.searchsorted(among[held])
+                places, items, counts = np.flatnonzero(held), items[at], counts[at]
+            score[places] += idf * counts * (_K1 + 1) / (counts + self._norm[items])
         return score
 
     def matches(self, query: str) -> npt.NDArray[np.bool_]:

@@ -23,29 +23,30 @@ from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import InputError, NothingToDo
 from pagoda.features import USER_STATS
 from pagoda.forgotten import copying
-from pagoda.metric_table import first_rows, table
+from pagoda.metric_table import DISPLAYED, first_rows, table
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import item_batch, user_batch
 from pagoda.settings import Settings
-from training import baselines, curve, held_out, rows, splits
+from training import baselines, curve, displayed, held_out, rows, splits
 from training.data import prepare
 from training.intervals import intervals
 from training.lines import Week, events_before, judged_span, week_of
-from training.metrics import KS, Ranks, gains, ranks_of
+from training.metrics import KS, Gains, Ranks, gains, ranks_of
 from training.row_sets import row_sets
 from training.trial import Trial
-from training.unseen import Scored
+from training.unseen import Columns, Scored
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _ITEMS_PER_PASS = 8_192
 _REQUESTS_PER_PASS = 64
+_CANDIDATES_PER_PASS = 100_000
 _BY_KIND = (
     tuple(f"recall@{k}" for k in KS),
     tuple(f"ndcg@{k}" for k in KS),
-    ("mrr", "auc"),
+    ("mrr", "p@1", "auc"),
 )
 _T = TypeVar("_T")
 
@@ -62,8 +63,11 @@ def judge(
 ) -> list[Metric]:
     """The towers under `name`, then every baseline.
 
-    Of users who have a line each also the ranks among what they have not had.
+    Of users who have a line each also the ranks among what they have not had. Where it is what
+    searches displayed that is judged, its order and nothing else.
     """
+    if trial.displayed is not None:
+        return _judge_displayed(trial, model, item_vectors, week=week, name=name)
     ranks = {name: judge_towers(trial, model, item_vectors), **judge_baselines(trial)}
     found = metrics(week, ranks, trial)
     if trial.starts_ms is None:
@@ -73,6 +77,50 @@ def judge(
             told = _metrics_over(everyone, of_method, trial, week=week, rows=rows, pool=None)
             found += told.values()
     return found
+
+
+def _judge_displayed(
+    trial: Trial,
+    model: TwoTowers,
+    item_vectors: npt.NDArray[np.float32],
+    *,
+    week: Week,
+    name: str,
+) -> list[Metric]:
+    lists = displayed.lists_of(trial)
+    scores = {
+        name: _scores_of_lists(lists, trial, model, item_vectors),
+        "most popular": lists.events_C,
+        "bm25": displayed.bm25(
+            lists, trial, watched=lambda numbers: _watched(numbers, "bm25, by list")
+        ),
+    }
+    found = {method: displayed.gains(lists, score_C) for method, score_C in scores.items()}
+    return list(_told(found, lists.user_L, week=week, rows=DISPLAYED).values())
+
+
+def _scores_of_lists(
+    lists: displayed.Lists,
+    trial: Trial,
+    model: TwoTowers,
+    item_vectors: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """The towers' inner product of each candidate with its search, [C].
+
+    What the catalogue lacks has no vector, and a search of which all taken items are such has no
+    line: they stand last.
+    """
+    user_BD = np.zeros((trial.examples.lines, item_vectors.shape[1]), np.float32)
+    for lines, some_BD in _user_vectors(trial, model):
+        user_BD[lines] = some_BD.numpy()
+    line_C = lists.line_L[lists.list_C]
+    score_C = np.full(len(line_C), -np.inf, np.float32)
+    known = np.flatnonzero((line_C >= 0) & (lists.item_C > 0))
+    for some in np.array_split(known, len(known) // _CANDIDATES_PER_PASS + 1):
+        score_C[some] = np.einsum(
+            "cd,cd->c", user_BD[line_C[some]], item_vectors[lists.item_C[some] - 1]
+        )
+    return score_C
 
 
 def judge_baselines(trial: Trial) -> dict[str, Ranks]:
@@ -112,8 +160,14 @@ def _scores(
     trial: Trial, model: TwoTowers, item_vectors: npt.NDArray[np.float32]
 ) -> Iterator[Scored]:
     """Some lines and their scores of all candidates, until every line had its turn."""
-    examples = trial.examples
     item_ND = torch.from_numpy(item_vectors)[torch.from_numpy(trial.candidates - 1).long()]
+    for lines, user_BD in _user_vectors(trial, model):
+        yield lines, (user_BD @ item_ND.T).numpy()
+
+
+def _user_vectors(trial: Trial, model: TwoTowers) -> Iterator[tuple[Columns, torch.Tensor]]:
+    """Some lines and their requests' vectors by their queries, until every line had its turn."""
+    examples = trial.examples
     with torch.inference_mode():
         starts = range(0, examples.requests, _REQUESTS_PER_PASS)
         for start in _watched(starts, "towers, by requests"):
@@ -130,7 +184,7 @@ def _scores(
                     text_B=examples.text_B[lines],
                 )
             )
-            yield lines, (user_BD @ item_ND.T).numpy()
+            yield lines, user_BD
 
 
 def encode_items(model: TwoTowers, catalogue: Catalogue) -> npt.NDArray[np.float32]:
@@ -166,12 +220,19 @@ def _metrics_over(
     rows: str,
     pool: int | None,
 ) -> dict[str, Metric]:
-    """Every method's, all on the same draws of users."""
+    """Every method's, by its ranks."""
     found = {method: gains(rank_B[chosen_B], pool=pool) for method, rank_B in ranks.items()}
+    return _told(found, trial.users[chosen_B], week=week, rows=rows)
+
+
+def _told(
+    found: Mapping[str, Mapping[str, Gains]], user_B: Columns, *, week: Week, rows: str
+) -> dict[str, Metric]:
+    """Means of every method's gains, with their intervals, all on the same draws of users."""
     columns = [gain_B for each in found.values() for gain_B in each.values()]
-    drawn = intervals(np.stack(columns, axis=1), trial.users[chosen_B])
+    drawn = intervals(np.stack(columns, axis=1), user_B)
     ends = iter([] if drawn is None else drawn.tolist())  # of each method in turn
-    count = int(chosen_B.sum())
+    count = len(user_B)
     return {
         method: Metric(
             week=week,
@@ -216,6 +277,8 @@ def evaluate(
     if plot and not plot.parent.is_dir():
         raise InputError("there is no such folder", where=str(plot.parent))
     found = judge_bundle(settings, bundle)
+    if plot and found[0].rows == DISPLAYED:
+        raise InputError("no recall to draw: what searches displayed was ranked", where="--plot")
     if plot:
         plot.write_text(curve.recall_curves(first_rows(found), title=bundle.name))
     if as_json:
@@ -224,8 +287,10 @@ def evaluate(
     title = f"{bundle.name}, {found[0].week} week"
     people.print(f"queries: {bundle.manifest.dataset['query_protocol']}")
     if everything:
+        measured = {name for each in found for name in each.values}
         for names in _BY_KIND:
-            emit_table(table(found, names), title=title)
+            if there := [name for name in names if name in measured]:
+                emit_table(table(found, there), title=title)
     else:
         emit_table(table(found if every_set else first_rows(found)), title=title)
 
@@ -266,6 +331,7 @@ def judge_bundle(
             catalogue=bundle.catalogue,
             history=events_before(settings, span.end),
             starts_ms=splits.starts_ms(dataset, span),
+            displayed=splits.displayed(settings, dataset, span),
         )
         return judge(
             trial, bundle.model, bundle.item_vectors, week=week, name=bundle.manifest.recipe

@@ -19,10 +19,10 @@ from pagoda.models.catalogue import FIELDS
 from pagoda.schemas import EVENTS, ITEMS, ROBOTS, SEARCHES, Table
 from pagoda.settings import Settings
 from pagoda.text import Tokenizer
-from training import rows
+from training import rows, splits
 from training.lines import Snapshots, Span, Week, judged_span
 from training.recipes import Recipe
-from training.splits import Part, lines_of
+from training.splits import Part
 
 VERSION = 1  # raise it with every change that gives other towers for the same rows
 
@@ -52,6 +52,7 @@ class Inputs:
     """Lines, items and what they are a reading of.
 
     Attributes:
+        displayed: what the judged searches displayed, where it is that which is judged.
         snapshots: Iceberg snapshot id of every table read.
         features: digest of the feature rows there are for the days.
         fingerprint: of the recipe and of the content, not of the snapshots: a table that was
@@ -61,6 +62,7 @@ class Inputs:
     dataset: Dataset
     train_lines: pl.DataFrame
     judged_lines: pl.DataFrame
+    displayed: pl.DataFrame | None
     items: pa.Table
     snapshots: dict[str, int]
     features: str
@@ -123,6 +125,7 @@ def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
     items = found.to_arrow()
     train_lines = _some(settings, dataset, chosen.train, "train", at)
     judged_lines = _some(settings, dataset, chosen.judged, chosen.week, at)
+    displayed = splits.displayed(settings, dataset, chosen.judged, at)
     feature_rows = rows.content(settings, service, chosen.whole, chosen.recipe.windows, at)
     digest = hashlib.blake2b(digest_size=16)
     for part in (
@@ -135,12 +138,14 @@ def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
         train_lines.write_csv(),
         judged_lines.write_csv(),
         pl.DataFrame(items).sort("item_key").write_csv(),
+        *([] if displayed is None else [displayed.write_csv()]),
     ):
         digest.update(f"{part}\0".encode())
     return Inputs(
         dataset=dataset,
         train_lines=train_lines,
         judged_lines=judged_lines,
+        displayed=displayed,
         items=items,
         snapshots=at,
         features=feature_rows,
@@ -171,7 +176,7 @@ def _snapshots(settings: Settings, tables: Iterable[Table]) -> dict[str, int]:
 def _some(
     settings: Settings, dataset: Dataset, span: Span, part: Part, at: Snapshots
 ) -> pl.DataFrame:
-    found = lines_of(settings, dataset, span, part, at)
+    found = splits.lines_of(settings, dataset, span, part, at)
     if found.is_empty():
         raise NothingToDo(
             "no searches that led to an item"

@@ -9,7 +9,7 @@ found, make no lines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from pagoda.settings import Settings
 Week = Literal["validation", "test"]
 Snapshots = Mapping[str, int]  # table name to the snapshot to read; others are read as they are
 LINE_COLUMNS = ("user_key", "t_ms", "query", "item_key", "action")
+_SEARCH = ("search_id", "ts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +92,36 @@ def lines(
     """
     if dataset.requests == "events":
         return _events_as_lines(settings, dataset, span, at)
+    joined = _of_searches(settings, dataset.positive_actions, span, at)
+    return _strongest(joined).select(LINE_COLUMNS)
+
+
+def displayed(
+    settings: Settings, dataset: Dataset, span: Span, at: Snapshots = MappingProxyType({})
+) -> pl.DataFrame:
+    """What these days' searches displayed, sorted: `search_id` and LINE_COLUMNS, a row a candidate.
+
+    Its action is the strongest, `impression` if nothing came of it. Candidates are the items that
+    the search has an impression of and those taken from it. Searches that recorded no impression
+    or led to no item have no list.
+    """
+    joined = _of_searches(settings, ("impression", *dataset.positive_actions), span, at)
+    shown = pl.col("action") == "impression"
+    listed = joined.filter(shown.any().over(_SEARCH) & (~shown).any().over(_SEARCH))
+    return _strongest(listed).select("search_id", *LINE_COLUMNS)
+
+
+def _of_searches(
+    settings: Settings, actions: Sequence[str], span: Span, at: Snapshots
+) -> pl.DataFrame:
+    """Events of these actions that followed these days' searches, each with its search."""
     searches = _read(settings, SEARCHES, at, span.filter(), "search_id", "user_key", "query", "ts")
     taken_in = Span(first=span.first, end=span.end + timedelta(days=1))
     events = _read(
         settings,
         EVENTS,
         at,
-        _positive(dataset, taken_in),
+        _of_actions(actions, taken_in),
         "search_id",
         "user_key",
         "item_key",
@@ -105,13 +129,18 @@ def lines(
         "ts",
     )
     searches, events = (_of_people(settings, each, at) for each in (searches, events))
+    return searches.unique(_SEARCH).join(
+        events.drop_nulls("search_id").drop("ts"), on=["search_id", "user_key"]
+    )
+
+
+def _strongest(joined: pl.DataFrame) -> pl.DataFrame:
+    """Each item of a search once, with the strongest action on it."""
     return (
-        searches.unique(["search_id", "ts"])
-        .join(events.drop_nulls("search_id").drop("ts"), on=["search_id", "user_key"])
-        .sort(pl.col("action").cast(pl.Enum(ACTIONS)))
-        .unique(["search_id", "ts", "item_key"], keep="last", maintain_order=True)
-        .select("user_key", _t_ms(), "query", "item_key", "action")
-        .sort("t_ms", "user_key", "query", "item_key", "action")
+        joined.sort(pl.col("action").cast(pl.Enum(ACTIONS)))
+        .unique([*_SEARCH, "item_key"], keep="last", maintain_order=True)
+        .with_columns(_t_ms())
+        .sort("t_ms", "user_key", "query", "item_key", "action", "search_id")
     )
 
 
@@ -119,7 +148,7 @@ def _events_as_lines(
     settings: Settings, dataset: Dataset, span: Span, at: Snapshots
 ) -> pl.DataFrame:
     columns = ("user_key", "item_key", "action", "ts")
-    events = _read(settings, EVENTS, at, _positive(dataset, span), *columns)
+    events = _read(settings, EVENTS, at, _of_actions(dataset.positive_actions, span), *columns)
     return (
         _of_people(settings, events, at)
         .select("user_key", _t_ms(), pl.lit("").alias("query"), "item_key", "action")
@@ -129,10 +158,10 @@ def _events_as_lines(
     )
 
 
-def _positive(dataset: Dataset, span: Span) -> str:
-    """Iceberg's row filter for the events of these days that make lines."""
-    actions = ", ".join(f"'{action}'" for action in dataset.positive_actions)
-    return f"{span.filter()} and action in ({actions})"
+def _of_actions(actions: Sequence[str], span: Span) -> str:
+    """Iceberg's row filter for the events of these days and actions."""
+    quoted = ", ".join(f"'{action}'" for action in actions)
+    return f"{span.filter()} and action in ({quoted})"
 
 
 def events_before(

@@ -141,6 +141,17 @@ def next_item() -> Recipe:
     )
 
 
+def jdsearch() -> Recipe:
+    """MGDSPR on a year of JDsearch: terms are numbers, so their letters say nothing."""
+    return Recipe(
+        name="jdsearch",
+        model=MgdsprConfig(drop_rows=("gram_1",)),
+        service=SEQUENCES_V1.name,
+        train_days=365,
+        tokenizer=TokenizerConfig(segmentation="characters"),
+    )
+
+
 def smoke() -> Recipe:
     """A tiny MGDSPR on two weeks: seconds; its results mean nothing."""
     return Recipe(
@@ -164,6 +175,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         dssm,
         zam,
         next_item,
+        jdsearch,
         smoke,
     )
 }

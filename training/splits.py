@@ -3,6 +3,9 @@
 Leave last out: each user's last line tests, the one before it validates, and all before these two
 is trained on, whichever is judged: then the same towers are judged twice. Users with fewer than
 three lines only train. Source: Kang & McAuley, ICDM 2018 (SASRec), section IV.
+
+Displayed: it is days that decide, and what is judged is the order of what the searches of these
+days displayed (`training.displayed`).
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from typing import Literal, get_args
 import polars as pl
 
 from pagoda.dataset import Dataset
+from pagoda.errors import NothingToDo
 from pagoda.settings import Settings
-from training.lines import Snapshots, Span, lines
+from training import lines
+from training.lines import Snapshots, Span
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -28,7 +33,7 @@ def lines_of(
     at: Snapshots = MappingProxyType({}),
 ) -> pl.DataFrame:
     """The lines of one part: those of its days, or of its place at the end of each user's lines."""
-    found = lines(settings, dataset, span, at)
+    found = lines.lines(settings, dataset, span, at)
     return leave_last_out(found, part) if dataset.split == "leave_last_out" else found
 
 
@@ -48,3 +53,24 @@ def leave_last_out(found: pl.DataFrame, part: Part) -> pl.DataFrame:
 def starts_ms(dataset: Dataset, judged: Span) -> int | None:
     """Where the judged days begin; None where it is each user's own line that decides."""
     return None if dataset.split == "leave_last_out" else judged.first_ms
+
+
+def displayed(
+    settings: Settings, dataset: Dataset, judged: Span, at: Snapshots = MappingProxyType({})
+) -> pl.DataFrame | None:
+    """What the judged days' searches displayed, as `lines.displayed` has it; None if other things
+    are judged.
+
+    Raises: NothingToDo if they displayed nothing.
+    """
+    if dataset.split != "displayed":
+        return None
+    found = lines.displayed(settings, dataset, judged, at)
+    if found.is_empty():
+        raise NothingToDo(
+            "no search that displayed something led to an item",
+            where=f"lake, {judged.first} to {judged.dates[-1]}",
+            next_step="Judge days whose searches have impressions; data sets such as JDsearch "
+            "have them for the test day alone.",
+        )
+    return found

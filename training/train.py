@@ -137,6 +137,7 @@ def _bundle(
                 catalogue=catalogue,
                 history=events_before(settings, chosen.judged.end, inputs.snapshots),
                 starts_ms=splits.starts_ms(inputs.dataset, chosen.judged),
+                displayed=inputs.displayed,
             ),
             model,
             vectors,

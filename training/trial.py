@@ -30,12 +30,15 @@ class Trial:
             anything about its user, only those before what is judged (`past`) about items.
         starts_ms: where the week begins. None: each user has one line, and what is judged of a
             user begins there.
+        displayed: what the searches displayed, as `training.lines.displayed` has it, where that is
+            to be ranked instead of all candidates.
     """
 
     examples: Examples
     catalogue: Catalogue
     history: pl.DataFrame
     starts_ms: int | None
+    displayed: pl.DataFrame | None = None
 
     @cached_property
     def past(self) -> pl.DataFrame:
@@ -72,10 +75,15 @@ class Trial:
 
     @cached_property
     def index(self) -> TextIndex:
-        """The candidates' first categories and titles."""
-        fields = self.catalogue.table.select(["first_category", "title"]).to_pylist()
-        described = (fields[number - 1] for number in self.candidates)
-        return TextIndex([f"{each['first_category'] or ''} {each['title']}" for each in described])
+        """The candidates' texts."""
+        return self.index_of(self.candidates)
+
+    def index_of(self, numbers: npt.NDArray[np.integer]) -> TextIndex:
+        """First categories and titles of these items of the catalogue, none of them 0."""
+        fields = self.catalogue.table.select(["first_category", "title"]).take(numbers - 1)
+        return TextIndex(
+            [f"{each['first_category'] or ''} {each['title'] or ''}" for each in fields.to_pylist()]
+        )
 
     @cached_property
     def _column(self) -> npt.NDArray[np.int64]:

@@ -14,7 +14,9 @@ from jobs.imports import queries
 from jobs.imports.completejourney import CompleteJourney
 from jobs.imports.files import Files
 from jobs.imports.interactions import Interactions, Options
+from jobs.imports.jdsearch import JDsearch
 from jobs.imports.run import Outcome, run_import
+from jobs.imports.taobao_ecomm import TaobaoEcomm
 from pagoda import settings
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.dataset import Dataset
@@ -165,6 +167,51 @@ def interactions(
     show(outcome, as_json=as_json)
 
 
+@app.command()
+def jdsearch(
+    users: Annotated[
+        Path, typer.Argument(metavar="USER_BEHAVIOR_DATA", help="What users did, a line each.")
+    ],
+    products: Annotated[
+        Path, typer.Argument(metavar="PRODUCT_META_DATA", help="The catalogue, a line a product.")
+    ],
+    no_shift: Annotated[
+        bool, typer.Option("--no-shift", help="Keep the times of 2022, for studies.")
+    ] = False,
+    shift_anew: ShiftAnew = False,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """JDsearch: real product searches, and what they displayed (SIGIR 2023)."""
+    loaded = settings.load()
+    with closing(JDsearch(users, products, scratch=loaded.scratch, shifted=not no_shift)) as source:
+        outcome = run_import(
+            loaded, source, replace=replace, shift_anew=shift_anew, dry_run=dry_run
+        )
+    show(outcome, as_json=as_json)
+
+
+@app.command()
+def taobao_ecomm(
+    folder: Annotated[Path, typer.Argument(help="The folder with ecomm_edge_train.txt and more.")],
+    no_shift: Annotated[
+        bool, typer.Option("--no-shift", help="Keep the times of 2019, for studies.")
+    ] = False,
+    shift_anew: ShiftAnew = False,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Taobao's multi-behaviour sample: clicks, collects, carts and buys by days, no queries."""
+    loaded = settings.load()
+    with closing(TaobaoEcomm(folder, scratch=loaded.scratch, shifted=not no_shift)) as source:
+        outcome = run_import(
+            loaded, source, replace=replace, shift_anew=shift_anew, dry_run=dry_run
+        )
+    show(outcome, as_json=as_json)
+
+
 def show(outcome: Outcome, *, as_json: bool) -> None:
     """Counts on stdout; what they mean, for people, on stderr."""
     if as_json:
@@ -194,7 +241,8 @@ def show(outcome: Outcome, *, as_json: bool) -> None:
 def _judged(record: Dataset) -> str:
     if record.split == "leave_last_out":
         return "each user's last item tests, the one before it validates"
-    return f"validation from {record.validation_from}, test from {record.test_from}"
+    days = f"validation from {record.validation_from}, test from {record.test_from}"
+    return f"{days}: what searches displayed is ranked" if record.split == "displayed" else days
 
 
 def _pairs(said: Sequence[str]) -> dict[str, str]:

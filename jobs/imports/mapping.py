@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from pagoda.dataset import Split
 from pagoda.errors import InputError
 from pagoda.schemas import ACTIONS
 
@@ -141,7 +142,7 @@ class DatasetMapping(_Part):
     click_actions: tuple[str, ...] = ("click",)
     positive_actions: tuple[str, ...] = ("click", "buy")
     times: Literal["real", "order"] = "real"
-    split: Literal["time", "leave_last_out"] = "time"
+    split: Split = "time"
     shift_to_now: bool = False
     test_days: int = Field(default=7, ge=1)
     validation_days: int = Field(default=7, ge=1)
@@ -162,7 +163,7 @@ class DatasetMapping(_Part):
     def _in_order(self) -> DatasetMapping:
         if self.test_from and self.validation_from and self.validation_from >= self.test_from:
             raise ValueError("validation_from must be before test_from")
-        if self.times == "order" and self.split == "time":
+        if self.times == "order" and self.split != "leave_last_out":
             raise ValueError('times = "order" has no days to split by: split = "leave_last_out"')
         return self
 
@@ -198,9 +199,14 @@ class Mapping(_Part):
         ]
         if self.searches and not real:
             problems.append('searches: their times cannot be compared with times = "order"')
+        if self.dataset.split == "displayed" and not (self.searches and self._search_known()):
+            problems.append('split = "displayed" needs searches, and events that name theirs')
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _search_known(self) -> bool:
+        return "search_id" in {*self.events.columns, *self.events.constants}
 
     def tables(self) -> Map[str, TableMapping]:
         """The tables that are mapped, by name."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Map
+from collections.abc import Mapping
 from datetime import date, timedelta
 
-from jobs.imports.mapping import Mapping
+from jobs.imports.mapping import DatasetMapping
 from jobs.imports.staging import Staged
 from pagoda.features import CANDIDATES
 
@@ -13,22 +13,24 @@ _SEEN_DAYS = CANDIDATES.recent_days + CANDIDATES.long_term_days
 _FEW = 0.5  # if so few events see the one before them, windows are nearly empty
 
 
-def notes_of(mapping: Mapping, staged: Map[str, Staged], *, validation_from: date) -> list[str]:
+def notes_of(
+    options: DatasetMapping, staged: Mapping[str, Staged], *, validation_from: date
+) -> list[str]:
     """The notes, one a line.
 
     Args:
-        staged: the tables that are mapped, by name.
+        staged: the tables that there are, by name.
     """
-    return [*_times(mapping, staged), *_tables(staged), *_days(mapping, staged, validation_from)]
+    return [*_times(options, staged), *_tables(staged), *_days(options, staged, validation_from)]
 
 
-def _times(mapping: Mapping, staged: Map[str, Staged]) -> list[str]:
-    if mapping.dataset.times == "order":
+def _times(options: DatasetMapping, staged: Mapping[str, Staged]) -> list[str]:
+    if options.times == "order":
         return [
             "times are made up: from each event to the next a millisecond, in the order of what "
             "the files say; windows go by count, and nobody counts as a robot"
         ]
-    if mapping.searches:
+    if "searches" in staged:
         return []
     share = staged["events"].soon_after("user_id", timedelta(days=_SEEN_DAYS))
     if share >= _FEW:
@@ -40,7 +42,7 @@ def _times(mapping: Mapping, staged: Map[str, Staged]) -> list[str]:
     ]
 
 
-def _tables(staged: Map[str, Staged]) -> list[str]:
+def _tables(staged: Mapping[str, Staged]) -> list[str]:
     events, notes = staged["events"], []
     if "items" not in staged:
         notes.append(
@@ -64,9 +66,11 @@ def _tables(staged: Map[str, Staged]) -> list[str]:
     return notes
 
 
-def _days(mapping: Mapping, staged: Map[str, Staged], validation_from: date) -> list[str]:
+def _days(
+    options: DatasetMapping, staged: Mapping[str, Staged], validation_from: date
+) -> list[str]:
     first = staged["events"].days()[0]
-    if mapping.dataset.split != "time" or validation_from > first:
+    if options.split == "leave_last_out" or validation_from > first:
         return []
     return [
         f"the events begin on {first} and validation on {validation_from}: no day is left to "

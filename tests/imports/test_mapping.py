@@ -91,6 +91,21 @@ def test_times_that_are_an_order_fit_neither_days_nor_searches(shop: Path) -> No
     ]
 
 
+def test_what_searches_displayed_needs_searches_that_events_name(shop: Path) -> None:
+    displayed = 'dataset = { split = "displayed" }\n' + MAPPING
+    (shop / "shop.toml").write_text(displayed)
+    assert problems_of(shop / "shop.toml") == [
+        'split = "displayed" needs searches, and events that name theirs'
+    ]
+    named = displayed.replace('event_id = "id"', 'event_id = "id", search_id = "search"')
+    (shop / "shop.toml").write_text(named)
+    assert mapping.load(shop / "shop.toml").dataset.split == "displayed"
+    (shop / "shop.toml").write_text(displayed.replace("split", 'times = "order", split'))
+    assert problems_of(shop / "shop.toml") == [
+        'dataset: times = "order" has no days to split by: split = "leave_last_out"'
+    ]
+
+
 @pytest.mark.parametrize("text", ["name = ", "\x00", "[items"])
 def test_what_is_not_toml_is_refused(shop: Path, text: str) -> None:
     (shop / "shop.toml").write_text(text)

@@ -85,3 +85,20 @@ def repeat_first(
         return (times == 0, -times, not matches, candidate)
 
     return sorted(range(len(documents)), key=order)
+
+
+def of_list(candidates: Sequence[tuple[float, int, int, int]], k: int = 10) -> dict[str, float]:
+    """Metrics of one list of (score, popularity, key, grade): of equal scores the more popular
+    first, of equally popular ones the smaller key."""
+    ordered = sorted(candidates, key=lambda each: (-each[0], -each[1], each[2]))
+    grades = [grade for *_, grade in ordered]
+    first = next(place for place, grade in enumerate(grades, 1) if grade)
+    return {
+        "mrr": 1 / first,
+        "p@1": float(first == 1),
+        f"ndcg@{k}": _gain(grades, k) / _gain(sorted(grades, reverse=True), k),
+    }
+
+
+def _gain(grades: Sequence[int], k: int) -> float:
+    return sum(grade / math.log2(place + 1) for place, grade in enumerate(grades[:k], 1))

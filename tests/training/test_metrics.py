@@ -52,6 +52,10 @@ def test_word_baselines_agree_with_brute_force(
     )
     bm25 = [round(score, 4) for score in oracle.bm25(documents, query)] if any(documents) else []
     assert np.allclose(index.bm25(" ".join(query)), bm25 or 0, atol=1e-3)
+    among = np.array(owned, np.int64)
+    assert (
+        index.bm25(" ".join(query), among).tolist() == index.bm25(" ".join(query))[among].tolist()
+    )
     if target < 0:
         assert all(ranks[0] == MISSED for ranks in found.values())
         return
