@@ -26,6 +26,7 @@ from pagoda.settings import Settings
 Week = Literal["validation", "test"]
 Snapshots = Mapping[str, int]  # table name to the snapshot to read; others are read as they are
 LINE_COLUMNS = ("user_key", "t_ms", "query", "item_key", "action")
+SHOWN_COLUMNS = ("user_key", "t_ms", "item_key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,28 +92,44 @@ def lines(
     """
     if dataset.requests == "events":
         return _events_as_lines(settings, dataset, span, at)
-    searches = _read(settings, SEARCHES, at, span.filter(), "search_id", "user_key", "query", "ts")
-    taken_in = Span(first=span.first, end=span.end + timedelta(days=1))
-    events = _read(
-        settings,
-        EVENTS,
-        at,
-        _positive(dataset, taken_in),
-        "search_id",
-        "user_key",
-        "item_key",
-        "action",
-        "ts",
+    return (
+        _strongest(settings, span, _positive(dataset, _until_taken(span)), at)
+        .select("user_key", _t_ms(), "query", "item_key", "action")
+        .sort("t_ms", "user_key", "query", "item_key", "action")
     )
+
+
+def not_taken(settings: Settings, span: Span, at: Snapshots = MappingProxyType({})) -> pl.DataFrame:
+    """What searches of these days showed and nothing was done to in them, sorted: SHOWN_COLUMNS.
+
+    Searches of one user at one moment are one request, and share what they showed.
+    """
+    return (
+        _strongest(settings, span, _until_taken(span).filter(), at)
+        .filter(pl.col("action") == "impression")
+        .select("user_key", _t_ms(), "item_key")
+        .unique()
+        .sort("t_ms", "user_key", "item_key")
+    )
+
+
+def _strongest(settings: Settings, span: Span, which: str, at: Snapshots) -> pl.DataFrame:
+    """Searches of these days with each item of their events once, by its strongest action."""
+    searches = _read(settings, SEARCHES, at, span.filter(), "search_id", "user_key", "query", "ts")
+    columns = ("search_id", "user_key", "item_key", "action", "ts")
+    events = _read(settings, EVENTS, at, which, *columns)
     searches, events = (_of_people(settings, each, at) for each in (searches, events))
     return (
         searches.unique(["search_id", "ts"])
         .join(events.drop_nulls("search_id").drop("ts"), on=["search_id", "user_key"])
         .sort(pl.col("action").cast(pl.Enum(ACTIONS)))
         .unique(["search_id", "ts", "item_key"], keep="last", maintain_order=True)
-        .select("user_key", _t_ms(), "query", "item_key", "action")
-        .sort("t_ms", "user_key", "query", "item_key", "action")
     )
+
+
+def _until_taken(span: Span) -> Span:
+    """The days on which something may be done to what searches of these days showed."""
+    return Span(first=span.first, end=span.end + timedelta(days=1))
 
 
 def _events_as_lines(

@@ -121,8 +121,12 @@ def _bundle(
                 spec=chosen.recipe.windows,
                 stats=stats,
                 folder=scratch / part,
+                not_taken=shown,
             )
-            for part, some in (("train", inputs.train_lines), ("judged", inputs.judged_lines))
+            for part, some, shown in (
+                ("train", inputs.train_lines, inputs.not_taken),
+                ("judged", inputs.judged_lines, None),
+            )
         )
     sizes = Sizes.of(catalogue, tokenizer, stats=stats)
     torch.manual_seed(chosen.recipe.loop.seed)
