@@ -23,7 +23,7 @@ An item that is a column as well stays one. One that both sources hold is one te
 item that the request has taken.
 
 Sources: Yi et al., RecSys 2019 (batch); Li et al., KDD 2021, 3.4 (uniform); Yang et al., WWW 2020
-(batch + uniform); Wang et al., SIGIR 2021 (memory, CBNS); Huang et al., KDD 2020, 2.2 and 6.1
+(batch + uniform); Wang et al., SIGIR 2021 (memory, CBNS); Huang et al., KDD 2020, 2.4 and 6.1
 (impressed, mined).
 
 Shape legend: U requests, P items of a batch, N columns, K hard items of a line, D width.

@@ -83,16 +83,19 @@ def test_the_same_seed_gives_the_same_losses_and_another_gives_others(
 
 @EACH
 @pytest.mark.parametrize("loop", [SHORT, EVERYTHING, STREAM], ids=["plain", "everything", "stream"])
-@pytest.mark.parametrize("stop_after", [4, 7])
+@pytest.mark.parametrize(("every", "stop_after"), [(4, 5), (3, 7)], ids=["epochs", "steps"])
 def test_resumed_training_equals_uninterrupted_bit_for_bit(
     config: Config,
     loop: LoopConfig,
+    every: int,
     stop_after: int,
     sizes: Sizes,
     examples: Examples,
     catalogue: Catalogue,
     tmp_path: Path,
 ) -> None:
+    """Of four steps an epoch: from the end of the first, and from within the second."""
+    loop = replace(loop, checkpoint_steps=every)
     whole = built(config, sizes)
     losses = train(whole, examples, catalogue, loop)
     checkpoint = tmp_path / "checkpoint.safetensors"
@@ -120,7 +123,7 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(
         checkpoint=checkpoint,
         on_step=lambda step: steps.append(step.step),
     )
-    assert steps[0] == stop_after // 3 * 3 + 1
+    assert steps[0] == stop_after // every * every + 1
     assert found == losses
     expected = weights(whole)
     assert all(torch.equal(each, expected[name]) for name, each in weights(resumed).items())
