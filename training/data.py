@@ -4,7 +4,8 @@ Rows stream in by record batch, are cut at their moment (`pagoda.models.behaviou
 that serves) and kept as a few integers each, appended to flat files that batches map: memory does
 not grow with the number of rows.
 
-Shape legend: B lines, U requests, P distinct items taken in a batch.
+Shape legend: B lines, U requests, P distinct items taken or drawn in a batch, M items of the batch,
+K hard negatives of a line.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pagoda.models.ragged import Ragged
 from pagoda.schemas import ACTIONS
 from pagoda.text import Texts, Tokenizer
 from pagoda.windows import DAY_MS, LONG_TERM_ACTIONS, WindowSpec
-from training.negatives import Chances, Negatives, draw
+from training.negatives import Chances, Negatives, Numbers, draw, draw_of_each, once_each
 
 SEPARATOR = "__"  # between view and column, as Feast's full feature names have it
 IN_BATCH = Negatives()
@@ -48,6 +49,8 @@ class Examples:
         request_B, text_B, item_B: each line's request, query and taken item (its number in the
             catalogue, never 0), ascending by request.
         action_B: the strongest action on each line's item, a place in `ACTIONS`.
+        impressed: items (numbers) that each request was shown and has not taken, if they were
+            asked for.
     """
 
     behaviour: Behaviour
@@ -59,6 +62,7 @@ class Examples:
     text_B: _INT32S
     item_B: _INT32S
     action_B: npt.NDArray[np.int64]
+    impressed: Ragged
 
     @property
     def requests(self) -> int:
@@ -89,10 +93,13 @@ class Batch:
     """One step's input.
 
     Attributes:
-        user: the lines and their requests. items: the P distinct items taken or drawn.
-        positive_B: each line's item among them. action_B: what was done to it, in `ACTIONS`.
+        user: the lines and their requests.
+        items: M distinct items: first the P that were taken or drawn, then those that are only
+            somebody's hard negatives.
+        positive_B: each line's item among the P. action_B: what was done to it, in `ACTIONS`.
         excluded_BP: items that are no negatives of a line: those of its own request, and what
             others have taken where only drawn ones count.
+        hard_BK: each line's own hard negatives among the M; -1 for none.
         number: the batch's number in its epoch.
     """
 
@@ -101,7 +108,13 @@ class Batch:
     positive_B: Tensor
     action_B: Tensor
     excluded_BP: Tensor
+    hard_BK: Tensor
     number: int
+
+    @property
+    def columns(self) -> int:
+        """P."""
+        return self.excluded_BP.shape[1]
 
 
 def batches(
@@ -113,12 +126,16 @@ def batches(
     epoch: int,
     first: int = 0,
     negatives: Negatives = IN_BATCH,
+    mined_LK: Numbers | None = None,
     order: Order = "shuffled",
 ) -> Iterator[Batch]:
     """One epoch in the order that (seed, epoch) gives, from batch number `first` on.
 
     Order "stream" keeps the days behind each other and shuffles within a UTC day only.
     The last, smaller batch is left out: its chances of holding an item would be others.
+
+    Args:
+        mined_LK: hard negatives found for each of the examples' lines, numbers, 0 for none.
     """
     size = batch_size(examples, requests_per_batch)
     places = np.random.default_rng([seed, epoch]).permutation(examples.requests)
@@ -127,7 +144,11 @@ def batches(
     for number in range(first, steps_per_epoch(examples, requests_per_batch)):
         chosen = np.sort(places[number * size : (number + 1) * size])
         drawn = draw(negatives.uniform, pool=len(catalogue), seed=(seed, epoch, number))
-        yield _batch(examples, catalogue, chosen, number, drawn, negatives)
+        shown_UK = draw_of_each(
+            examples.impressed.take(chosen), negatives.impressed, seed=(seed, epoch, number, 1)
+        )
+        hard_BK = _hard(examples, chosen, shown_UK, mined_LK)
+        yield _batch(examples, catalogue, chosen, number, drawn, hard_BK, negatives)
 
 
 def batch_size(examples: Examples, requests_per_batch: int) -> int:
@@ -156,14 +177,30 @@ def chances(
     )
 
 
+def _hard(
+    examples: Examples,
+    requests: npt.NDArray[np.int64],
+    shown_UK: Numbers,
+    mined_LK: Numbers | None,
+) -> Numbers:
+    """Each line's hard negatives, none of them twice, [B, K]; 0 for none."""
+    request_B, lines = examples.lines_of(requests)
+    shown_BK: Numbers = shown_UK[request_B]
+    if mined_LK is None:
+        return shown_BK
+    return once_each(np.concatenate([shown_BK, mined_LK[lines]], axis=1))
+
+
 def _batch(
     examples: Examples,
     catalogue: Catalogue,
     requests: npt.NDArray[np.int64],
     number: int,
-    drawn: npt.NDArray[np.integer],
+    drawn: Numbers,
+    hard_BK: Numbers,
     negatives: Negatives,
 ) -> Batch:
+    """Args: drawn: numbers of the pool. hard_BK: each line's hard negatives, once each."""
     request_B, lines = examples.lines_of(requests)
     item_B = examples.item_B[lines]
     items_P = np.union1d(item_B, drawn)
@@ -174,6 +211,9 @@ def _batch(
     if not negatives.batch:
         excluded_BP |= ~np.isin(items_P, drawn)
     excluded_BP[np.arange(len(lines)), positive_B] = False
+    items_M = np.concatenate([items_P, np.setdiff1d(hard_BK[hard_BK > 0], items_P)])
+    place_of = np.full(len(catalogue) + 1, -1)
+    place_of[items_M] = np.arange(len(items_M))
     return Batch(
         user=user_batch(
             examples.behaviour.take(requests),
@@ -182,10 +222,11 @@ def _batch(
             request_B=request_B,
             text_B=examples.text_B[lines],
         ),
-        items=item_batch(items_P, catalogue),
+        items=item_batch(items_M, catalogue),
         positive_B=torch.from_numpy(positive_B.astype(np.int64)),
         action_B=torch.from_numpy(examples.action_B[lines]),
         excluded_BP=torch.from_numpy(excluded_BP),
+        hard_BK=torch.from_numpy(place_of[hard_BK]),
         number=number,
     )
 
@@ -199,6 +240,7 @@ def prepare(
     spec: WindowSpec,
     stats: Sequence[str],
     folder: Path,
+    not_taken: pl.DataFrame | None = None,
 ) -> Examples:
     """Cut and encode feature rows into files in `folder`, and join the lines to them.
 
@@ -207,6 +249,7 @@ def prepare(
             order.
         lines: `training.lines.LINE_COLUMNS`. Lines whose item the catalogue lacks are left out.
         stats: the user statistics among the columns, in the service's order.
+        not_taken: `training.lines.SHOWN_COLUMNS`, if negatives are drawn from them.
     Raises: ValueError if a line has no row or two rows are of one request.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -219,7 +262,10 @@ def prepare(
         requests = zip(_requests(batch), t_ms.tolist(), strict=True)
         files.append(encode(requests, catalogue, numbers, spec=spec, stats=stats))
     user_key_U, t_ms_U = np.concatenate(keys, axis=1) if keys else np.empty((2, 0), np.int64)
-    joined = _join(lines, user_key_U, t_ms_U, catalogue)
+    moments = pl.DataFrame(
+        {"user_key": user_key_U, "t_ms": t_ms_U, "request": np.arange(len(t_ms_U))}
+    )
+    joined = _join(lines, moments, catalogue)
     text_B = np.array([numbers[text] for text in joined["query"].to_list()], np.int32)
     return Examples(
         behaviour=files.read(),
@@ -231,6 +277,7 @@ def prepare(
         text_B=text_B,
         item_B=joined["item"].to_numpy().astype(np.int32),
         action_B=np.array([ACTIONS.index(action) for action in joined["action"]], np.int64),
+        impressed=_impressed(not_taken, moments, joined, catalogue),
     )
 
 
@@ -260,16 +307,8 @@ def _values(column: Any) -> list[Any]:
     return [flat[start:end] if ok else None for (start, end), ok in zip(bounds, valid, strict=True)]
 
 
-def _join(
-    lines: pl.DataFrame,
-    user_key_U: npt.NDArray[np.int64],
-    t_ms_U: npt.NDArray[np.int64],
-    catalogue: Catalogue,
-) -> pl.DataFrame:
+def _join(lines: pl.DataFrame, requests: pl.DataFrame, catalogue: Catalogue) -> pl.DataFrame:
     """Lines with `request` and `item` numbers, ascending by request."""
-    requests = pl.DataFrame(
-        {"user_key": user_key_U, "t_ms": t_ms_U, "request": np.arange(len(t_ms_U))}
-    )
     if requests.select("user_key", "t_ms").is_duplicated().any():
         raise ValueError("two feature rows are of one request")
     joined = lines.join(requests, on=["user_key", "t_ms"], how="left")
@@ -280,6 +319,26 @@ def _join(
     return (
         joined.with_columns(item=pl.Series(item)).filter(pl.col("item") > 0).sort("request", "item")
     )
+
+
+def _impressed(
+    not_taken: pl.DataFrame | None,
+    requests: pl.DataFrame,
+    lines: pl.DataFrame,
+    catalogue: Catalogue,
+) -> Ragged:
+    """Numbers of the items that each request was shown, but for those of its lines."""
+    if not_taken is None:
+        return Ragged.from_rows([[]] * len(requests))
+    shown = not_taken.join(requests, on=["user_key", "t_ms"])
+    shown = (
+        shown.with_columns(item=pl.Series(catalogue.numbers(shown["item_key"].to_numpy())))
+        .filter(pl.col("item") > 0)
+        .join(lines, on=["request", "item"], how="anti")
+        .sort("request", "item")
+    )
+    lengths = np.bincount(shown["request"].to_numpy(), minlength=len(requests))
+    return Ragged.from_lengths(shown["item"].to_numpy(), lengths)
 
 
 class _Files:

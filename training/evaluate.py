@@ -25,8 +25,6 @@ from pagoda.features import USER_STATS
 from pagoda.forgotten import copying
 from pagoda.metric_table import DISPLAYED, first_rows, table
 from pagoda.models.base import TwoTowers
-from pagoda.models.catalogue import Catalogue
-from pagoda.models.inputs import item_batch, user_batch
 from pagoda.settings import Settings
 from training import baselines, curve, displayed, held_out, rows, splits
 from training.data import prepare
@@ -36,12 +34,11 @@ from training.metrics import KS, Gains, Ranks, gains, ranks_of
 from training.row_sets import row_sets
 from training.trial import Trial
 from training.unseen import Columns, Scored
+from training.vectors import encode_lines
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-_ITEMS_PER_PASS = 8_192
-_REQUESTS_PER_PASS = 64
 _CANDIDATES_PER_PASS = 100_000
 _BY_KIND = (
     tuple(f"recall@{k}" for k in KS),
@@ -166,37 +163,12 @@ def _scores(
 
 
 def _user_vectors(trial: Trial, model: TwoTowers) -> Iterator[tuple[Columns, torch.Tensor]]:
-    """Some lines and their requests' vectors by their queries, until every line had its turn."""
-    examples = trial.examples
-    with torch.inference_mode():
-        starts = range(0, examples.requests, _REQUESTS_PER_PASS)
-        for start in _watched(starts, "towers, by requests"):
-            requests = np.arange(start, min(start + _REQUESTS_PER_PASS, examples.requests))
-            request_B, lines = examples.lines_of(requests)
-            if not len(lines):
-                continue
-            user_BD = model.encode_user(
-                user_batch(
-                    examples.behaviour.take(requests),
-                    trial.catalogue,
-                    examples.texts,
-                    request_B=request_B,
-                    text_B=examples.text_B[lines],
-                )
-            )
-            yield lines, user_BD
-
-
-def encode_items(model: TwoTowers, catalogue: Catalogue) -> npt.NDArray[np.float32]:
-    """Every item's vector, float32 [items, D], in the catalogue's order."""
-    with torch.inference_mode():
-        parts = [
-            model.encode_item(item_batch(numbers, catalogue))
-            for numbers in np.array_split(
-                np.arange(1, len(catalogue) + 1), len(catalogue) // _ITEMS_PER_PASS + 1
-            )
-        ]
-        return np.asarray(torch.cat(parts).numpy(), np.float32)
+    return encode_lines(
+        model,
+        trial.examples,
+        trial.catalogue,
+        watched=lambda passes: _watched(passes, "towers, by requests"),
+    )
 
 
 def metrics(week: Week, ranks: Mapping[str, Ranks], trial: Trial) -> list[Metric]:

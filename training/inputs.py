@@ -19,7 +19,7 @@ from pagoda.models.catalogue import FIELDS
 from pagoda.schemas import EVENTS, ITEMS, ROBOTS, SEARCHES, Table
 from pagoda.settings import Settings
 from pagoda.text import Tokenizer
-from training import rows, splits
+from training import lines, rows, splits
 from training.lines import Snapshots, Span, Week, judged_span
 from training.recipes import Recipe
 from training.splits import Part
@@ -53,6 +53,7 @@ class Inputs:
 
     Attributes:
         displayed: what the judged searches displayed, where it is that which is judged.
+        not_taken: what the training days' searches showed in vain, if the recipe asks for it.
         snapshots: Iceberg snapshot id of every table read.
         features: digest of the feature rows there are for the days.
         fingerprint: of the recipe and of the content, not of the snapshots: a table that was
@@ -63,6 +64,7 @@ class Inputs:
     train_lines: pl.DataFrame
     judged_lines: pl.DataFrame
     displayed: pl.DataFrame | None
+    not_taken: pl.DataFrame | None
     items: pa.Table
     snapshots: dict[str, int]
     features: str
@@ -115,7 +117,11 @@ def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
 
 
 def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
-    """Read them. Raises: NothingToDo without lines; InputError if features were not built."""
+    """Read them.
+
+    Raises: NothingToDo without lines, or without impressions that the recipe asks for; InputError
+        if features were not built.
+    """
     service = features.service(chosen.recipe.service)
     views = [view.table for view in service.views]
     at = _snapshots(settings, (ITEMS, EVENTS, SEARCHES, ROBOTS, *views))
@@ -126,6 +132,7 @@ def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
     train_lines = _some(settings, dataset, chosen.train, "train", at)
     judged_lines = _some(settings, dataset, chosen.judged, chosen.week, at)
     displayed = splits.displayed(settings, dataset, chosen.judged, at)
+    shown = _shown(settings, chosen, at) if chosen.recipe.loop.negatives.impressed else None
     feature_rows = rows.content(settings, service, chosen.whole, chosen.recipe.windows, at)
     digest = hashlib.blake2b(digest_size=16)
     for part in (
@@ -137,6 +144,7 @@ def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
         feature_rows,
         train_lines.write_csv(),
         judged_lines.write_csv(),
+        "" if shown is None else shown.write_csv(),
         pl.DataFrame(items).sort("item_key").write_csv(),
         *([] if displayed is None else [displayed.write_csv()]),
     ):
@@ -146,6 +154,7 @@ def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
         train_lines=train_lines,
         judged_lines=judged_lines,
         displayed=displayed,
+        not_taken=shown,
         items=items,
         snapshots=at,
         features=feature_rows,
@@ -171,6 +180,19 @@ def require_same_features(settings: Settings, chosen: Plan, inputs: Inputs) -> N
 def _snapshots(settings: Settings, tables: Iterable[Table]) -> dict[str, int]:
     found = {table.name: lake.open_table(settings, table).current_snapshot() for table in tables}
     return {name: each.snapshot_id for name, each in found.items() if each}
+
+
+def _shown(settings: Settings, chosen: Plan, at: Snapshots) -> pl.DataFrame:
+    found = lines.not_taken(settings, chosen.train, at)
+    if found.is_empty():
+        raise NothingToDo(
+            "no impressions to draw negatives from",
+            where=f"recipe {chosen.recipe.name}, lake, {chosen.train.first} to "
+            f"{chosen.train.end - timedelta(days=1)}",
+            expected="events with the action `impression` and their search's id",
+            next_step="Import them, or train without `Negatives(impressed=...)`.",
+        )
+    return found
 
 
 def _some(

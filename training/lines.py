@@ -27,6 +27,7 @@ Week = Literal["validation", "test"]
 Snapshots = Mapping[str, int]  # table name to the snapshot to read; others are read as they are
 LINE_COLUMNS = ("user_key", "t_ms", "query", "item_key", "action")
 _SEARCH = ("search_id", "ts")
+SHOWN_COLUMNS = ("user_key", "t_ms", "item_key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,23 +112,28 @@ def displayed(
     return _strongest(listed).select("search_id", *LINE_COLUMNS)
 
 
+def not_taken(settings: Settings, span: Span, at: Snapshots = MappingProxyType({})) -> pl.DataFrame:
+    """What searches of these days showed and nothing was done to in them, sorted: SHOWN_COLUMNS.
+
+    Searches of one user at one moment are one request, and share what they showed.
+    """
+    return (
+        _strongest(_of_searches(settings, ACTIONS, span, at))
+        .filter(pl.col("action") == "impression")
+        .select(SHOWN_COLUMNS)
+        .unique()
+        .sort(SHOWN_COLUMNS)
+    )
+
+
 def _of_searches(
     settings: Settings, actions: Sequence[str], span: Span, at: Snapshots
 ) -> pl.DataFrame:
     """Events of these actions that followed these days' searches, each with its search."""
     searches = _read(settings, SEARCHES, at, span.filter(), "search_id", "user_key", "query", "ts")
-    taken_in = Span(first=span.first, end=span.end + timedelta(days=1))
-    events = _read(
-        settings,
-        EVENTS,
-        at,
-        _of_actions(actions, taken_in),
-        "search_id",
-        "user_key",
-        "item_key",
-        "action",
-        "ts",
-    )
+    taken_in = _of_actions(actions, Span(first=span.first, end=span.end + timedelta(days=1)))
+    columns = ("search_id", "user_key", "item_key", "action", "ts")
+    events = _read(settings, EVENTS, at, taken_in, *columns)
     searches, events = (_of_people(settings, each, at) for each in (searches, events))
     return searches.unique(_SEARCH).join(
         events.drop_nulls("search_id").drop("ts"), on=["search_id", "user_key"]

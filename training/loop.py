@@ -20,6 +20,7 @@ from training import checkpoints
 from training.data import Batch, Examples, Order, batches, chances, steps_per_epoch
 from training.frequency import EstimatedChances, FrequencyConfig
 from training.losses import Mix, mixed, pairwise_hinge, sampled_softmax
+from training.mining import Mined
 from training.negatives import Chances, Memory, Negatives
 from training.optimisers import AdagradConfig, clip_gradients
 
@@ -41,9 +42,10 @@ class LoopConfig:
 
     Attributes:
         requests_per_batch: requests, each with all its lines.
-        order: batches from all days, or day after day as the stream had them.
+        order: batches from all days, or day after day as the stream had them; then the chances of
+            the batch's items cannot be counted beforehand.
         loss: sampled softmax, or the pairwise hinge that the paper compares it with.
-        negatives: the sources of columns beside a line's own item.
+        negatives: the sources of what a line's item is told from.
         mix: relevance-improving hard negatives in the softmax's sum, if any.
         temperature: the score's divisor in the softmax; the paper's 2.
         log_q: whose scores are corrected by their chance to be among the columns.
@@ -77,6 +79,12 @@ class LoopConfig:
             raise ValueError("mixed negatives and rewards are part of the softmax")
         if self.frequency and not self.negatives.batch:
             raise ValueError("an estimate of the batch's chances needs the batch as negatives")
+        counted = self.negatives.batch and self.log_q != "off" and not self.frequency
+        if self.order == "stream" and counted:
+            raise ValueError(
+                "counted chances are those of batches from all days: the stream's order needs "
+                'frequency=FrequencyConfig(), or log_q="off"'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,26 +115,27 @@ def train(
     """
     torch.manual_seed(config.seed)
     optimiser = config.optimiser.build(model)
-    memory = Memory(config.negatives.memory)
-    held = _chances(examples, catalogue, config)
-    others: dict[str, checkpoints.Kept] = {"memory": memory}
-    if isinstance(held, EstimatedChances):
-        others["frequency"] = held
-    losses = checkpoints.restore(checkpoint, model, optimiser, others) if checkpoint else []
+    objective = Objective(config, examples, catalogue)
+    kept = objective.kept
+    losses = checkpoints.restore(checkpoint, model, optimiser, kept) if checkpoint else []
     per_epoch = steps_per_epoch(examples, config.requests_per_batch)
     model.train()
     for epoch in range(len(losses) // per_epoch, config.epochs):
+        first = len(losses) - epoch * per_epoch
+        if config.negatives.mines(epoch) and not first:
+            objective.mined.mine(model, examples, catalogue, seed=(config.seed, epoch))
         for batch in batches(
             examples,
             catalogue,
             requests_per_batch=config.requests_per_batch,
             seed=config.seed,
             epoch=epoch,
-            first=len(losses) - epoch * per_epoch,
+            first=first,
             negatives=config.negatives,
+            mined_LK=objective.mined.items_LK,
             order=config.order,
         ):
-            loss = _loss(model, batch, config, held, memory, step=len(losses))
+            loss = objective.loss(model, batch, step=len(losses))
             if not math.isfinite(loss.item()):
                 raise _diverged(loss.item(), epoch, batch.number)
             optimiser.zero_grad(set_to_none=True)
@@ -145,84 +154,109 @@ def train(
                     )
                 )
             if checkpoint and len(losses) % config.checkpoint_steps == 0:
-                checkpoints.write(checkpoint, model, optimiser, others, losses)
+                checkpoints.write(checkpoint, model, optimiser, kept, losses)
     model.eval()
     return losses
 
 
-def _loss(
-    model: TwoTowers,
-    batch: Batch,
-    config: LoopConfig,
-    held: Chances | EstimatedChances,
-    memory: Memory,
-    *,
-    step: int,
-) -> Tensor:
-    """The batch's loss, the model's own included; what the batch has taken is remembered.
+class Objective:
+    """What a batch is judged by, and what that goes on from beside the model.
 
-    Shape legend: B lines, P items of the batch, N columns: these and the memory's, D width.
+    Shape legend: B lines, M items of the batch, P of them columns, N columns: these and the
+    memory's, K further negatives of a line, D width.
     """
-    dice = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    own = model.own_loss(batch.items, batch.positive_B, dice)
-    told = _told_apart(model, batch, config, held, memory, step, dice)
-    return told if own is None else told + own
 
+    def __init__(self, config: LoopConfig, examples: Examples, catalogue: Catalogue) -> None:
+        self._config = config
+        self._memory = Memory(config.negatives.memory)
+        self._chances = _chances(examples, catalogue, config)
+        self.mined = Mined(examples.lines, config.negatives)
 
-def _told_apart(
-    model: TwoTowers,
-    batch: Batch,
-    config: LoopConfig,
-    held: Chances | EstimatedChances,
-    memory: Memory,
-    step: int,
-    dice: torch.Generator,
-) -> Tensor:
-    """How badly the lines' items are told from the other columns."""
-    item_PD = model.encode_item(batch.items)
-    items_N, item_ND, excluded_BN = batch.items.item_M.numpy(), item_PD, batch.excluded_BP
-    remembered = config.negatives.remembered(step)
-    if remembered:
-        further, further_ND = memory.columns(besides=items_N)
-        items_N, item_ND = np.concatenate([items_N, further]), torch.cat([item_PD, further_ND])
-        negative_BN = torch.zeros(len(excluded_BN), len(further), dtype=torch.bool)
-        excluded_BN = torch.cat([excluded_BN, negative_BN], 1)
-    taken = torch.unique(batch.positive_B)
-    if config.negatives.memory:
-        memory.add(batch.items.item_M[taken].numpy(), item_PD[taken])
-    if isinstance(held, EstimatedChances):
-        held.see(batch.items.item_M[taken].numpy(), step=step + 1)
-    score_BN = model.encode_user(batch.user) @ item_ND.T
-    if config.loss == "hinge":
-        return pairwise_hinge(
-            score_BN, positive_B=batch.positive_B, excluded_BN=excluded_BN, margin=config.margin
-        )
-    score_BN = score_BN / config.temperature
-    mixed_BK = None
-    if config.mix:
-        mixed_BK = mixed(
+    @property
+    def kept(self) -> dict[str, checkpoints.Kept]:
+        """What a checkpoint keeps of it, by part."""
+        parts: dict[str, checkpoints.Kept] = {"memory": self._memory}
+        if isinstance(self._chances, EstimatedChances):
+            parts["frequency"] = self._chances
+        if self._config.negatives.mined:
+            parts["mined"] = self.mined
+        return parts
+
+    def loss(self, model: TwoTowers, batch: Batch, *, step: int) -> Tensor:
+        """The batch's loss, the model's own included; what the batch has taken is remembered."""
+        dice = torch.Generator().manual_seed(self._config.seed * 1_000_003 + step)
+        own = model.own_loss(batch.items, batch.positive_B, dice)
+        told = self._told_apart(model, batch, step, dice)
+        return told if own is None else told + own
+
+    def _told_apart(
+        self, model: TwoTowers, batch: Batch, step: int, dice: torch.Generator
+    ) -> Tensor:
+        """How badly the lines' items are told from the other columns and from hard negatives."""
+        config = self._config
+        item_MD = model.encode_item(batch.items)
+        items_N, item_ND = batch.items.item_M[: batch.columns].numpy(), item_MD[: batch.columns]
+        excluded_BN = batch.excluded_BP
+        remembered = config.negatives.remembered(step)
+        if remembered:
+            further, further_ND = self._memory.columns(besides=items_N)
+            items_N, item_ND = np.concatenate([items_N, further]), torch.cat([item_ND, further_ND])
+            negative_BN = torch.zeros(len(excluded_BN), len(further), dtype=torch.bool)
+            excluded_BN = torch.cat([excluded_BN, negative_BN], 1)
+        self._see(batch, item_MD, step)
+        user_BD = model.encode_user(batch.user)
+        score_BN, hard_BK = user_BD @ item_ND.T, _hard(user_BD, item_MD, batch.hard_BK)
+        if config.loss == "hinge":
+            return pairwise_hinge(
+                torch.cat([score_BN, hard_BK], 1),
+                positive_B=batch.positive_B,
+                excluded_BN=torch.cat([excluded_BN, hard_BK.isneginf()], 1),
+                margin=config.margin,
+            )
+        score_BN, hard_BK = score_BN / config.temperature, hard_BK / config.temperature
+        log_q_N = None
+        if config.log_q != "off":
+            log_q_N = torch.from_numpy(self._chances.log_q(items_N, remembered=remembered))
+        if log_q_N is not None and config.log_q == "all":
+            hard_BK = hard_BK - log_q_N[batch.positive_B].unsqueeze(1)
+        further_BK = hard_BK
+        if config.mix:
+            mixed_BK = mixed(
+                score_BN,
+                positive_B=batch.positive_B,
+                excluded_BN=excluded_BN,
+                mix=config.mix,
+                dice=dice,
+            )
+            further_BK = torch.cat([mixed_BK, hard_BK], 1)
+        reward_B = None
+        if config.rewards:
+            by_action = torch.tensor([getattr(config.rewards, action) for action in ACTIONS])
+            reward_B = by_action[batch.action_B]
+        return sampled_softmax(
             score_BN,
             positive_B=batch.positive_B,
             excluded_BN=excluded_BN,
-            mix=config.mix,
-            dice=dice,
+            log_q_N=log_q_N,
+            correct_positive=config.log_q == "all",
+            further_BK=further_BK,
+            reward_B=reward_B,
         )
-    log_q_N = None
-    if config.log_q != "off":
-        log_q_N = torch.from_numpy(held.log_q(items_N, remembered=remembered))
-    reward_B = None
-    if config.rewards:
-        by_action = torch.tensor([getattr(config.rewards, action) for action in ACTIONS])
-        reward_B = by_action[batch.action_B]
-    return sampled_softmax(
-        score_BN,
-        positive_B=batch.positive_B,
-        excluded_BN=excluded_BN,
-        log_q_N=log_q_N,
-        correct_positive=config.log_q == "all",
-        mixed_BK=mixed_BK,
-        reward_B=reward_B,
-    )
+
+    def _see(self, batch: Batch, item_MD: Tensor, step: int) -> None:
+        """Remember and count what the batch has taken."""
+        taken = torch.unique(batch.positive_B)
+        items = batch.items.item_M[taken].numpy()
+        if self._config.negatives.memory:
+            self._memory.add(items, item_MD[taken])
+        if isinstance(self._chances, EstimatedChances):
+            self._chances.see(items, step=step + 1)
+
+
+def _hard(user_BD: Tensor, item_MD: Tensor, hard_BK: Tensor) -> Tensor:
+    """Scores of the lines' own hard negatives, [B, K]; -inf for none."""
+    score_BK = torch.einsum("bd,bkd->bk", user_BD, item_MD[hard_BK.clamp(min=0)])
+    return score_BK.masked_fill(hard_BK < 0, -torch.inf)
 
 
 def _chances(

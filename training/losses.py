@@ -1,6 +1,6 @@
 """Losses over one set of columns that all lines of a batch share (systems.md 1.5, 3 and 4).
 
-Shape legend: B lines, N columns (distinct items), K mixed negatives of a line.
+Shape legend: B lines, N columns (distinct items), K further negatives of a line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def sampled_softmax(
     excluded_BN: Tensor,
     log_q_N: Tensor | None,
     correct_positive: bool,
-    mixed_BK: Tensor | None = None,
+    further_BK: Tensor | None = None,
     reward_B: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each line's item against all columns.
@@ -63,7 +63,8 @@ def sampled_softmax(
         log_q_N: natural log of each item's chance to be among the columns (`negatives.Chances`),
             or None for plain sampled softmax.
         correct_positive: whether the positive's score is corrected as well.
-        mixed_BK: scores of further negatives that no chance has brought (`mixed`); -inf for none.
+        further_BK: scores of a line's further negatives, which no chance has brought (`mixed`, and
+            the hard sources of `negatives`); -inf for none.
         reward_B: what each line's loss weighs in the mean; None for 1.
     Returns: mean loss in nats, scalar.
     Source: Bengio & Senecal, 2008 (negatives); Yi et al., RecSys 2019 (all).
@@ -75,8 +76,8 @@ def sampled_softmax(
             correction_BN = correction_BN.scatter(1, positive_B.unsqueeze(1), 0.0)
         logit_BN = logit_BN + correction_BN
     logit_BN = logit_BN.masked_fill(excluded_BN, -torch.inf)
-    if mixed_BK is not None:
-        logit_BN = torch.cat([logit_BN, mixed_BK], 1)
+    if further_BK is not None:
+        logit_BN = torch.cat([logit_BN, further_BK], 1)
     if reward_B is None:
         return functional.cross_entropy(logit_BN, positive_B)
     return (reward_B * functional.cross_entropy(logit_BN, positive_B, reduction="none")).mean()

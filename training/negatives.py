@@ -3,15 +3,30 @@
     batch     what other requests of the batch have taken
     uniform   drawn from the whole pool, anew for every batch
     memory    what the batches before it had taken, as they were encoded then
+    impressed what the line's own search showed and nobody took
+    mined     what the towers rank high for the line, but not highest (`training.mining`)
 
-Any sum of them. An item is one column, whoever holds it: its chance to be there is the chance that
-not all sources missed it, and that is what `training.losses` corrects its score by. So each source
-says one thing only, the log of its chance to miss an item.
+Any sum of them. The first three are samples of the pool, columns of every line. An item is one
+column, whoever holds it: its chance to be there is the chance that not all sources missed it, and
+that is what `training.losses` corrects its score by. So each source says one thing only, the log of
+its chance to miss an item.
+
+The last two are hard: chosen for one line, by rules that look at it. No chance makes them samples
+of the pool, so there is no log q that would turn them into an estimate of the full softmax; they
+change what is learned, and are meant to. They are terms of their own line's sum, on top of the
+estimate of the whole pool, and weigh what its taken item does: the odds between the two are those
+of their scores alone. What is learned is the full softmax with each hard item counted once more,
+
+    -log(exp s+ / (sum over the pool of exp s + sum over the line's hard items of exp s))
+
+An item that is a column as well stays one. One that both sources hold is one term, and none is an
+item that the request has taken.
 
 Sources: Yi et al., RecSys 2019 (batch); Li et al., KDD 2021, 3.4 (uniform); Yang et al., WWW 2020
-(batch + uniform); Wang et al., SIGIR 2021 (memory, CBNS).
+(batch + uniform); Wang et al., SIGIR 2021 (memory, CBNS); Huang et al., KDD 2020, 2.4 and 6.1
+(impressed, mined).
 
-Shape legend: P items of a batch, N columns, D width.
+Shape legend: U requests, P items of a batch, N columns, K hard items of a line, D width.
 """
 
 from __future__ import annotations
@@ -23,6 +38,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from pagoda.models.ragged import Ragged
 
 Numbers = npt.NDArray[np.integer]
 
@@ -36,24 +53,47 @@ class Negatives:
         uniform: items drawn from the pool for each batch, without replacement.
         memory: batches before this one.
         memory_after: steps before the memory is used; until then vectors change too quickly.
+        impressed: at most so many of a request's items that were shown and not taken, drawn for
+            each batch.
+        mined: at most so many of the items that the towers rank at `mined_first` to `mined_last`
+            for a line, both included, counted from 1 among what its request has not taken.
+        mined_from: the epoch, counted from 0, from which the pool is searched; at its start and at
+            that of every later one.
     """
 
     batch: bool = True
     uniform: int = 0
     memory: int = 0
     memory_after: int = 0
+    impressed: int = 0
+    mined: int = 0
+    mined_first: int = 101
+    mined_last: int = 500
+    mined_from: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.uniform, self.memory, self.memory_after) < 0:
-            raise ValueError("uniform, memory and memory_after must not be negative")
+        if min(self.uniform, self.memory, self.memory_after, self.impressed, self.mined) < 0:
+            raise ValueError(
+                "uniform, memory, memory_after, impressed and mined must not be negative"
+            )
         if not (self.batch or self.uniform):
             raise ValueError("negatives need the batch or items drawn from the pool")
         if self.memory and not self.batch:
             raise ValueError("the memory goes on from the batch: it needs it too")
+        if not 1 <= self.mined_first <= self.mined_last:
+            raise ValueError("ranks to mine need 1 <= mined_first <= mined_last")
+        if self.mined_last - self.mined_first + 1 < self.mined:
+            raise ValueError("there are fewer ranks to mine than items wanted of them")
+        if self.mined_from < 0:
+            raise ValueError("mined_from must not be negative")
 
     def remembered(self, step: int) -> int:
         """Batches whose items are columns of this step, counted from 0."""
         return min(step, self.memory) if step >= self.memory_after else 0
+
+    def mines(self, epoch: int) -> bool:
+        """Whether the pool is searched at the start of this epoch."""
+        return self.mined > 0 and epoch >= self.mined_from
 
 
 class Chances:
@@ -118,6 +158,27 @@ def draw(count: int, *, pool: int, seed: tuple[int, ...]) -> Numbers:
     """So many distinct item numbers of 1 to `pool`, ascending; the same seed draws the same."""
     dice = np.random.default_rng(seed)
     return np.sort(1 + dice.choice(pool, size=min(count, pool), replace=False, shuffle=False))
+
+
+def draw_of_each(rows: Ragged, count: int, *, seed: tuple[int, ...]) -> Numbers:
+    """So many values of each row, or all that it has, [rows, count]; 0 for none.
+
+    Each of a row's values is as likely; the same seed draws the same.
+    """
+    row = np.repeat(np.arange(len(rows)), rows.lengths)
+    order = np.lexsort((np.random.default_rng(seed).random(len(row)), row))
+    place = np.arange(len(row)) - rows.offsets[row]
+    drawn = np.zeros((len(rows), count), np.int64)
+    kept = place < count
+    drawn[row[kept], place[kept]] = rows.values[order[kept]]
+    return drawn
+
+
+def once_each(items_BK: Numbers) -> Numbers:
+    """The same rows with each item once, ascending; 0 in the place of repeats."""
+    ascending = np.sort(items_BK, axis=1)
+    ascending[:, 1:][ascending[:, 1:] == ascending[:, :-1]] = 0
+    return ascending
 
 
 class Memory:

@@ -46,6 +46,7 @@ from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
 from training.recipes import RECIPES, recipe
 from training.trial import Trial
+from training.vectors import encode_items
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -120,8 +121,12 @@ def _bundle(
                 spec=chosen.recipe.windows,
                 stats=stats,
                 folder=scratch / part,
+                not_taken=shown,
             )
-            for part, some in (("train", inputs.train_lines), ("judged", inputs.judged_lines))
+            for part, some, shown in (
+                ("train", inputs.train_lines, inputs.not_taken),
+                ("judged", inputs.judged_lines, None),
+            )
         )
     sizes = Sizes.of(catalogue, tokenizer, stats=stats)
     torch.manual_seed(chosen.recipe.loop.seed)
@@ -129,7 +134,7 @@ def _bundle(
     with clock.part("train"):
         losses = _train(model, examples, catalogue, chosen, scratch)
     with clock.part("encode items"):
-        vectors = evaluate.encode_items(model, catalogue)
+        vectors = encode_items(model, catalogue)
     with clock.part("evaluate"):
         metrics = evaluate.judge(
             Trial(

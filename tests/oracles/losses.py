@@ -57,10 +57,17 @@ def pairwise_hinge(
 
 
 def full_softmax_gradient(
-    user: Sequence[float], items: Vectors, positive: int, temperature: float
+    user: Sequence[float],
+    items: Vectors,
+    positive: int,
+    temperature: float,
+    again: Sequence[int] = (),
 ) -> list[float]:
-    """Gradient by the user's vector of -log softmax over all items."""
-    weights = [math.exp(dot(user, item) / temperature) for item in items]
+    """Gradient by the user's vector of -log softmax over all items, some of them counted twice."""
+    weights = [
+        math.exp(dot(user, item) / temperature) * (2 if number in again else 1)
+        for number, item in enumerate(items)
+    ]
     total = sum(weights)
     return [
         (

@@ -20,12 +20,14 @@ from tests.training import shop as shops
 from tests.training import toy
 from tests.training.small import whole
 from training.data import Examples, prepare
+from training.lines import SHOWN_COLUMNS
 from training.train import train_recipe
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 MakeExamples = Callable[..., Examples]
+SHOWN = dict.fromkeys(SHOWN_COLUMNS, pl.Int64)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -90,6 +92,7 @@ def make_examples(
             spec=WindowSpec(queries=10),
             stats=(),
             folder=Path(tmp_path_factory.mktemp("examples")),
+            not_taken=pl.DataFrame(toy.not_taken(baskets), schema=SHOWN),
         )
 
     return make

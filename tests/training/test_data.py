@@ -160,6 +160,49 @@ def test_drawn_items_are_columns_and_only_they_where_others_do_not_count(
         assert left == counted - basket | {int(item_of_line[line])}
 
 
+def test_hard_items_are_those_of_the_lines_own_request_and_no_columns_of_others(
+    examples: Examples, catalogue: Catalogue
+) -> None:
+    """Told by what the toy's searches showed; mined ones are planted, one line's number each."""
+    shown: dict[tuple[int, int], set[int]] = {}
+    for row in toy.not_taken(toy.baskets(48)):
+        number = int(catalogue.numbers(np.array([row["item_key"]]))[0])
+        shown.setdefault((row["user_key"], row["t_ms"]), set()).add(number)
+    moments = list(zip(examples.user_key_U.tolist(), examples.t_ms_U.tolist(), strict=True))
+    mined = np.zeros((examples.lines, 1), np.int64)
+    mined[::2, 0] = 1 + np.arange(0, examples.lines, 2) % len(catalogue)
+    order = np.random.default_rng([5, 0]).permutation(examples.requests)
+    found = []
+    for impressed in (0, 2):
+        batch = next(
+            batches(
+                examples,
+                catalogue,
+                requests_per_batch=8,
+                seed=5,
+                epoch=0,
+                negatives=Negatives(impressed=impressed),
+                mined_LK=mined,
+            )
+        )
+        _, lines = examples.lines_of(np.sort(order[:8]))
+        item_M, counts = batch.items.item_M.numpy(), []
+        for line, places in zip(lines, batch.hard_BK, strict=True):
+            request = examples.request_B[line]
+            taken = set(examples.item_B[examples.request_B == request].tolist())
+            may_be = shown.get(moments[request], set()) - taken
+            hard = item_M[places[places >= 0].numpy()].tolist()
+            planted = set(mined[line].tolist()) - {0}
+            assert planted <= set(hard) <= may_be | planted
+            assert len(set(hard)) == len(hard)
+            assert len(set(hard) - planted) <= impressed
+            assert len(hard) >= min(impressed, len(may_be))
+            counts.append(len(hard))
+        found.append((item_M[: batch.columns].tolist(), batch.excluded_BP.tolist(), sum(counts)))
+    assert found[0][:2] == found[1][:2]
+    assert found[0][2] < found[1][2]
+
+
 def test_ragged_rows_are_taken_and_padded() -> None:
     ragged = Ragged.from_rows([[1, 2, 3], [], [4]])
     taken = ragged.take(np.array([2, 0, 0, 1]))

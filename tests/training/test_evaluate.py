@@ -26,11 +26,12 @@ from tests.oracles import metrics as oracle
 from tests.training import toy
 from training import evaluate
 from training.data import Examples
-from training.evaluate import encode_items, judge, judge_towers
+from training.evaluate import judge, judge_towers
 from training.intervals import intervals
 from training.metrics import MISSED
 from training.row_sets import row_sets
 from training.trial import Trial
+from training.vectors import encode_items
 
 WEEK_MS = toy.T0
 

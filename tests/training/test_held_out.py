@@ -18,9 +18,10 @@ from tests.training import toy
 from tests.training.conftest import MakeExamples
 from training import unseen
 from training.data import Examples
-from training.evaluate import encode_items, judge
+from training.evaluate import judge
 from training.metrics import gains
 from training.trial import Trial
+from training.vectors import encode_items
 
 CONFIG = MgdsprConfig(width=16, attribute_width=8, heads=2, query="last_item")
 USERS = 10

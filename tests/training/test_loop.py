@@ -29,8 +29,9 @@ from training.optimisers import AdagradConfig, clip_gradients
 from training.recipes import RECIPES, recipe
 
 SHORT = LoopConfig(epochs=2, requests_per_batch=12, checkpoint_steps=3)
+HARD = Negatives(impressed=2, mined=2, mined_first=3, mined_last=12)
 EVERYTHING = replace(
-    SHORT, negatives=Negatives(uniform=10, memory=2, memory_after=1), mix=Mix(most=5)
+    SHORT, negatives=replace(HARD, uniform=10, memory=2, memory_after=1), mix=Mix(most=5)
 )
 STREAM = replace(EVERYTHING, order="stream", frequency=FrequencyConfig(slots=64), rewards=Rewards())
 
@@ -82,16 +83,19 @@ def test_the_same_seed_gives_the_same_losses_and_another_gives_others(
 
 @EACH
 @pytest.mark.parametrize("loop", [SHORT, EVERYTHING, STREAM], ids=["plain", "everything", "stream"])
-@pytest.mark.parametrize("stop_after", [4, 7])
+@pytest.mark.parametrize(("every", "stop_after"), [(4, 5), (3, 7)], ids=["epochs", "steps"])
 def test_resumed_training_equals_uninterrupted_bit_for_bit(
     config: Config,
     loop: LoopConfig,
+    every: int,
     stop_after: int,
     sizes: Sizes,
     examples: Examples,
     catalogue: Catalogue,
     tmp_path: Path,
 ) -> None:
+    """Of four steps an epoch: from the end of the first, and from within the second."""
+    loop = replace(loop, checkpoint_steps=every)
     whole = built(config, sizes)
     losses = train(whole, examples, catalogue, loop)
     checkpoint = tmp_path / "checkpoint.safetensors"
@@ -119,30 +123,60 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(
         checkpoint=checkpoint,
         on_step=lambda step: steps.append(step.step),
     )
-    assert steps[0] == stop_after // 3 * 3 + 1
+    assert steps[0] == stop_after // every * every + 1
     assert found == losses
     expected = weights(whole)
     assert all(torch.equal(each, expected[name]) for name, each in weights(resumed).items())
 
 
+HINGE = replace(SHORT, loss="hinge")
+IMPRESSED = replace(HARD, mined=0)
+MINED = replace(HARD, impressed=0, mined_from=0)
+
+
 @pytest.mark.parametrize(
-    "other",
+    ("other", "without"),
     [
-        replace(SHORT, negatives=Negatives(uniform=10)),
-        replace(SHORT, negatives=Negatives(batch=False, uniform=10)),
-        replace(SHORT, negatives=Negatives(memory=2)),
-        replace(SHORT, mix=Mix(most=5)),
-        replace(SHORT, loss="hinge"),
+        (replace(SHORT, negatives=Negatives(uniform=10)), SHORT),
+        (replace(SHORT, negatives=Negatives(batch=False, uniform=10)), SHORT),
+        (replace(SHORT, negatives=Negatives(memory=2)), SHORT),
+        (replace(SHORT, negatives=IMPRESSED), SHORT),
+        (replace(SHORT, negatives=MINED), SHORT),
+        (replace(SHORT, mix=Mix(most=5)), SHORT),
+        (HINGE, SHORT),
+        (replace(HINGE, negatives=IMPRESSED), HINGE),
+        (replace(HINGE, negatives=MINED), HINGE),
     ],
-    ids=["uniform", "only uniform", "memory", "mix", "hinge"],
+    ids=[
+        "uniform",
+        "only uniform",
+        "memory",
+        "impressed",
+        "mined",
+        "mix",
+        "hinge",
+        "impressed in a hinge",
+        "mined in a hinge",
+    ],
 )
 def test_each_part_of_the_loss_changes_what_is_learned_and_is_learned_from(
-    other: LoopConfig, sizes: Sizes, examples: Examples, catalogue: Catalogue
+    other: LoopConfig,
+    without: LoopConfig,
+    sizes: Sizes,
+    examples: Examples,
+    catalogue: Catalogue,
 ) -> None:
     longer = replace(other, epochs=12)
     losses = train(built(MGDSPR, sizes), examples, catalogue, longer)
-    assert losses[:4] != train(built(MGDSPR, sizes), examples, catalogue, SHORT)[:4]
+    assert losses[:4] != train(built(MGDSPR, sizes), examples, catalogue, without)[:4]
     assert sum(losses[-4:]) < sum(losses[:4])
+
+
+def test_chances_that_are_counted_need_batches_of_all_days() -> None:
+    with pytest.raises(ValueError, match="stream's order needs frequency"):
+        replace(SHORT, order="stream")
+    for right in ({"log_q": "off"}, {"negatives": Negatives(batch=False, uniform=3)}):
+        replace(SHORT, order="stream", **right)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_batch(

@@ -41,7 +41,7 @@ def test_loss_agrees_with_loops(
         excluded_BN=excluded,
         log_q_N=torch.tensor(np.log(q)) if corrected else None,
         correct_positive=positive_too,
-        mixed_BK=extra,
+        further_BK=extra,
     )
     expected = oracle.sampled_softmax(
         users.tolist(),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import torch
@@ -19,18 +21,23 @@ from pagoda.text import Tokenizer
 from pagoda.windows import LONG_TERM_ACTIONS
 from tests.oracles import losses as oracle
 from tests.training import toy
-from training import loop
-from training.data import Examples, batches, chances
-from training.loop import LoopConfig
-from training.negatives import Chances, Memory, Negatives, draw
+from training.data import Batch, Examples, batches
+from training.loop import LoopConfig, Objective
+from training.negatives import Chances, Memory, Negatives, draw, draw_of_each, once_each
+
+Gradient = npt.NDArray[np.float64]
 
 ITEMS, REQUESTS, AT_ONCE, WIDTH = 100, 6_000, 120, 3
+MINED = Negatives(mined=4, mined_first=3, mined_last=7, mined_from=0)
 SUMS = {
     "batch": Negatives(),
     "uniform": Negatives(batch=False, uniform=50),
     "batch + uniform": Negatives(uniform=25),
     "batch + memory": Negatives(memory=3),
     "batch + uniform + memory": Negatives(uniform=25, memory=2, memory_after=4),
+    "batch + impressed": Negatives(impressed=4),
+    "uniform + mined": replace(MINED, batch=False, uniform=50),
+    "all": replace(MINED, uniform=25, memory=2, memory_after=4, impressed=5),
 }
 
 
@@ -57,12 +64,17 @@ def shop(tokenizer: Tokenizer) -> Catalogue:
 
 @pytest.fixture(scope="module")
 def drawn(tokenizer: Tokenizer) -> tuple[Examples, torch.Tensor]:
-    """Requests of one line each, and item vectors: what is popular lies in one direction."""
+    """Requests of one line each, and item vectors: what is popular lies in one direction.
+
+    Every request was shown five of the twenty most popular.
+    """
     dice = np.random.default_rng(0)
     items = np.concatenate([np.zeros((1, WIDTH)), dice.normal(size=(ITEMS, WIDTH)) / 2])
     weight = np.exp(2 * items[1:, 0])
     taken = 1 + dice.choice(ITEMS, size=REQUESTS, p=weight / weight.sum())
     nothing = Ragged.from_rows([[]] * REQUESTS)
+    best_first = 1 + np.argsort(-weight)
+    shown = best_first[5 * dice.integers(4, size=(REQUESTS, 1)) + np.arange(5)]
     examples = Examples(
         behaviour=Behaviour(
             real_time=nothing,
@@ -79,35 +91,45 @@ def drawn(tokenizer: Tokenizer) -> tuple[Examples, torch.Tensor]:
         text_B=np.zeros(REQUESTS, np.int32),
         item_B=taken.astype(np.int32),
         action_B=np.zeros(REQUESTS, np.int64),
+        impressed=Ragged.from_rows(
+            [row[row != own] for row, own in zip(shown, taken, strict=True)]
+        ),
     )
-    return examples, torch.tensor(items)
+    return examples, torch.tensor(items, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("negatives", SUMS.values(), ids=SUMS)
 def test_the_expected_gradient_is_that_of_the_full_softmax(
     negatives: Negatives, drawn: tuple[Examples, torch.Tensor], shop: Catalogue
 ) -> None:
-    """Over many batches; and without the correction it is not, but for uniform draws."""
+    """Over many batches; and without the correction it is not, but for uniform draws.
+
+    Hard items count once more: the gradient is not that of the softmax without them.
+    """
     examples, item_MD = drawn
     user = torch.tensor([1.0, -0.5, 0.5], dtype=item_MD.dtype)
-    full = {
-        item: np.array(
-            oracle.full_softmax_gradient(user.tolist(), item_MD[1:].tolist(), item - 1, 1.0)
-        )
-        for item in np.unique(examples.item_B).tolist()
-    }
 
-    def error(log_q: str) -> float:
+    @cache
+    def full(item: int, hard: frozenset[int]) -> Gradient:
+        again = [each - 1 for each in hard]
+        return np.array(
+            oracle.full_softmax_gradient(user.tolist(), item_MD[1:].tolist(), item - 1, 1.0, again)
+        )
+
+    def errors(log_q: str) -> tuple[float, float]:
+        """With each hard item counted once more, and without."""
         config = LoopConfig(
             requests_per_batch=AT_ONCE,
             negatives=negatives,
             temperature=1.0,
             log_q=log_q,  # type: ignore[arg-type]
         )
-        model, memory = Given(user, item_MD), Memory(negatives.memory)
-        held = chances(examples, AT_ONCE, len(shop), negatives)
-        differences, step = [], 0
+        model, objective = Given(user, item_MD), Objective(config, examples, shop)
+        differences: list[tuple[Gradient, Gradient]] = []
+        step = 0
         for epoch in range(3):
+            if negatives.mines(epoch):
+                objective.mined.mine(model, examples, shop, seed=(1, epoch))
             for batch in batches(
                 examples,
                 shop,
@@ -115,18 +137,53 @@ def test_the_expected_gradient_is_that_of_the_full_softmax(
                 seed=1,
                 epoch=epoch,
                 negatives=negatives,
+                mined_LK=objective.mined.items_LK,
             ):
-                loss = loop._loss(model, batch, config, held, memory, step=step)
+                loss = objective.loss(model, batch, step=step)
                 (gradient,) = torch.autograd.grad(loss, model.user_D)
                 taken = batch.items.item_M[batch.positive_B].tolist()
-                differences.append(gradient.numpy() - np.mean([full[n] for n in taken], axis=0))
+                hard = [hard_of(batch, line) for line in range(AT_ONCE)]
+                with_hard = np.mean([full(*each) for each in zip(taken, hard, strict=True)], axis=0)
+                plain = np.mean([full(item, frozenset()) for item in taken], axis=0)
+                differences.append((gradient.numpy() - with_hard, gradient.numpy() - plain))
                 step += 1
         settled = differences[negatives.memory_after + negatives.memory :]
-        return float(np.abs(np.mean(settled, axis=0)).max())
+        with_hard, plain = np.abs(np.mean(settled, axis=0)).max(axis=1).tolist()
+        return with_hard, plain
 
-    assert error("negatives") < 0.02
+    counted_again, plain = errors("negatives")
+    assert counted_again < 0.02
     if negatives.batch:
-        assert error("off") > 0.05
+        assert errors("off")[0] > 0.05
+    if negatives.impressed or negatives.mined:
+        assert plain > 0.04
+
+
+def hard_of(batch: Batch, line: int) -> frozenset[int]:
+    """Numbers of the line's hard items, each there once."""
+    places = batch.hard_BK[line]
+    items = batch.items.item_M[places[places >= 0]].tolist()
+    assert len(set(items)) == len(items)
+    return frozenset(items)
+
+
+def test_where_all_chances_are_equal_correcting_all_of_them_changes_nothing(
+    drawn: tuple[Examples, torch.Tensor], shop: Catalogue
+) -> None:
+    """Hard items keep their odds against the taken one."""
+    examples, item_MD = drawn
+    negatives = Negatives(batch=False, uniform=20, impressed=3)
+    batch = next(
+        batches(examples, shop, requests_per_batch=9, seed=2, epoch=0, negatives=negatives)
+    )
+    assert (batch.hard_BK >= 0).any()
+    found = []
+    for log_q in ("off", "all", "negatives"):
+        config = LoopConfig(requests_per_batch=9, negatives=negatives, log_q=log_q)  # type: ignore[arg-type]
+        loss = Objective(config, examples, shop).loss(Given(item_MD[1], item_MD), batch, step=0)
+        found.append(loss.item())
+    assert found[0] == pytest.approx(found[1])
+    assert found[0] != pytest.approx(found[2])
 
 
 def test_a_chance_is_the_share_of_batches_that_hold_the_item() -> None:
@@ -175,6 +232,35 @@ def test_memory_is_used_when_it_may_be() -> None:
         Negatives(batch=False)
     with pytest.raises(ValueError, match="memory goes on from the batch"):
         Negatives(batch=False, uniform=2, memory=3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"impressed": -1}, "must not be negative"),
+        ({"mined": 2, "mined_first": 0}, "1 <= mined_first <= mined_last"),
+        ({"mined": 3, "mined_first": 5, "mined_last": 6}, "fewer ranks"),
+        ({"mined_from": -1}, "mined_from"),
+    ],
+)
+def test_hard_sources_that_cannot_be_are_refused(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Negatives(**wrong)  # type: ignore[arg-type]
+
+
+def test_draws_of_each_row_are_distinct_values_of_it_and_as_likely() -> None:
+    rows = Ragged.from_rows([[3, 5, 7, 9], [], [4], [1, 2]])
+    seen = np.zeros(10)
+    for number in range(500):
+        found = draw_of_each(rows, 2, seed=(1, number))
+        assert found.tolist() == draw_of_each(rows, 2, seed=(1, number)).tolist()
+        assert len(set(found[0].tolist())) == 2
+        assert found[1:3].tolist() == [[0, 0], [4, 0]]
+        assert sorted(found[3].tolist()) == [1, 2]
+        seen[found[0]] += 1
+    assert set(np.flatnonzero(seen)) == {3, 5, 7, 9}
+    assert np.abs(seen[[3, 5, 7, 9]] / 500 - 0.5).max() < 0.1
+    assert once_each(np.array([[4, 0, 4], [2, 1, 0]])).tolist() == [[0, 4, 0], [0, 1, 2]]
 
 
 def test_draws_are_distinct_items_of_the_pool_and_repeat() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,17 +14,20 @@ from pagoda import lake
 from pagoda.bundle import WEIGHTS, Bundle, Manifest, Request, read_manifest
 from pagoda.errors import InputError, NothingToDo
 from pagoda.features import USER_DAY, USER_STATS, Service, View
+from pagoda.ids import key_of
 from pagoda.schemas import EVENTS, SEARCHES
 from pagoda.settings import Settings
 from pagoda.statistics import Statistic
 from pagoda.windows import WindowSpec
+from tests.conftest import Home
 from tests.training import toy
 from tests.training.shop import FIRST, LAST, TEST, bought, line, smoke, write
 from training import rows
 from training import train as training
 from training.evaluate import judge_bundle
 from training.inputs import plan
-from training.lines import lines
+from training.lines import SHOWN_COLUMNS, Span, lines, not_taken
+from training.negatives import Negatives
 from training.recipes import recipe
 
 if TYPE_CHECKING:
@@ -59,6 +62,40 @@ def test_a_lines_action_is_the_strongest_on_its_item(shop: Settings) -> None:
     both = actions("cart", "buy")
     assert set(both) == {"buy"}
     assert actions("cart") == ["cart"] * len(both)
+
+
+def test_what_was_shown_in_vain_is_what_nothing_was_done_to_in_its_search(home: Home) -> None:
+    """Shown: i0, bought; i1, twice; i2, clicked in the other search, which showed i0 in vain."""
+    made = home("shown")
+    at = datetime(2026, 10, 1, 10, tzinfo=UTC)
+    first, second = line("u1", at, 0, 0), line("u1", at.replace(hour=11), 2, 2)
+    late = line("u1", at.replace(day=2), 1, 1)
+
+    def shown(of: dict[str, dict[str, Any]], item: int, event: str) -> dict[str, Any]:
+        ids = {"event_id": event, "event_key": key_of("event", event), "action": "impression"}
+        return of["event"] | ids | {"item_id": f"i{item}", "item_key": key_of("item", f"i{item}")}
+
+    write(made, SEARCHES, [each["search"] for each in (first, second, second, late)])
+    events = [shown(first, item, f"e{number}") for number, item in enumerate((0, 1, 1, 2))] + [
+        shown(second, 0, "e4"),
+        shown(late, 1, "e5"),
+        shown(first, 3, "e6") | {"search_id": None},
+    ]
+    clicked = second["event"] | {"action": "click"}
+    write(made, EVENTS, [*events, first["event"], clicked])
+    found = not_taken(made, Span(first=date(2026, 10, 1), end=date(2026, 10, 2)))
+    assert found.columns == list(SHOWN_COLUMNS)
+    hours = [(row["t_ms"] // 3_600_000 % 24, row["item_key"]) for row in found.to_dicts()]
+    assert sorted(hours) == sorted(
+        (hour, key_of("item", item)) for hour, item in ((10, "i1"), (10, "i2"), (11, "i0"))
+    )
+
+
+def test_impressions_that_a_recipe_asks_for_must_be_there(shop: Settings) -> None:
+    chosen = smoke(shop)
+    loop = replace(chosen.recipe.loop, negatives=Negatives(impressed=2))
+    with pytest.raises(NothingToDo, match="no impressions to draw negatives from"):
+        training.train_recipe(shop, replace(chosen, recipe=replace(chosen.recipe, loop=loop)))
 
 
 @pytest.mark.spark

@@ -165,6 +165,27 @@ def lines(made: list[Basket]) -> list[dict[str, Any]]:
     ]
 
 
+def not_taken(made: list[Basket]) -> list[dict[str, Any]]:
+    """What the baskets' searches showed, with the columns of `training.lines.SHOWN_COLUMNS`.
+
+    None, one or five items, some of them taken in another search of the basket.
+    """
+    shown = []
+    for number, basket in enumerate(made):
+        dice = random.Random(f"shown{number}")
+        seen = dice.sample(item_ids(), dice.choice((0, 1, 5)))
+        seen += [item for _, item in basket.taken[: number % 2]]
+        shown += [(basket, item) for item in dict.fromkeys(seen)]
+    return [
+        {
+            "user_key": key_of("user", basket.user),
+            "t_ms": basket.at_ms,
+            "item_key": key_of("item", item),
+        }
+        for basket, item in shown
+    ]
+
+
 def bundle(settings: Settings, name: str = "toy", *, seed: int = 0, count: int = 60) -> Path:
     """Write a whole bundle of untrained MGDSPR towers of width 16 into `settings.bundles`."""
     return save(settings.bundles, name, seed=seed, count=count)

@@ -1,0 +1,65 @@
+"""Vectors of every item, and of every line, by a model that is not being trained.
+
+Shape legend: B lines of one pass, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pagoda.models.base import TwoTowers
+from pagoda.models.catalogue import Catalogue
+from pagoda.models.inputs import item_batch, user_batch
+from training.data import Examples
+
+_ITEMS_PER_PASS = 8_192
+_REQUESTS_PER_PASS = 64
+
+
+def encode_items(model: TwoTowers, catalogue: Catalogue) -> npt.NDArray[np.float32]:
+    """Every item's vector, float32 [items, D], in the catalogue's order."""
+    with torch.inference_mode():
+        parts = [
+            model.encode_item(item_batch(numbers, catalogue))
+            for numbers in np.array_split(
+                np.arange(1, len(catalogue) + 1), len(catalogue) // _ITEMS_PER_PASS + 1
+            )
+        ]
+        return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+
+def encode_lines(
+    model: TwoTowers,
+    examples: Examples,
+    catalogue: Catalogue,
+    *,
+    watched: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
+    """Some lines and their user vectors [B, D], until every line had its turn.
+
+    A request's lines come together.
+
+    Args:
+        watched: goes through the passes; to show a bar.
+    """
+    for start in watched(range(0, examples.requests, _REQUESTS_PER_PASS)):
+        requests = np.arange(start, min(start + _REQUESTS_PER_PASS, examples.requests))
+        request_B, lines = examples.lines_of(requests)
+        if not len(lines):
+            continue
+        with torch.inference_mode():
+            user_BD = model.encode_user(
+                user_batch(
+                    examples.behaviour.take(requests),
+                    catalogue,
+                    examples.texts,
+                    request_B=request_B,
+                    text_B=examples.text_B[lines],
+                )
+            )
+        yield lines, user_BD
