@@ -31,8 +31,9 @@ from tests.training.small import whole
 from training import displayed, evaluate
 from training.data import Examples
 from training.displayed import GRADES, lists_of
-from training.evaluate import encode_items, judge
+from training.evaluate import judge
 from training.trial import Trial
+from training.vectors import encode_items
 
 SEARCHES = 5
 ITEMS = (*(f"i{n}" for n in range(14)), "gone")  # the catalogue lacks the last one
