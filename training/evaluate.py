@@ -28,8 +28,9 @@ from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import item_batch, user_batch
 from pagoda.settings import Settings
-from training import baselines, curve, held_out, rows, splits
+from training import baselines, curve, graded, held_out, rows, splits
 from training.data import prepare
+from training.graded import Labels
 from training.intervals import intervals
 from training.lines import Week, events_before, judged_span, week_of
 from training.metrics import KS, Ranks, gains, ranks_of
@@ -47,6 +48,13 @@ _BY_KIND = (
     tuple(f"ndcg@{k}" for k in KS),
     ("mrr", "auc"),
 )
+_FIRST_GRADED = ("p_good@10", "judged@10", "p_good_condensed@10", "coverage")
+_GRADED = (
+    tuple(f"p_good@{k}" for k in KS),
+    tuple(f"judged@{k}" for k in KS),
+    tuple(f"p_good_condensed@{k}" for k in KS),
+    ("coverage",),
+)
 _T = TypeVar("_T")
 
 app = typer.Typer(help="Judge a bundle beside the baselines.")
@@ -59,10 +67,12 @@ def judge(
     *,
     week: Week,
     name: str,
+    labels: Labels | None = None,
 ) -> list[Metric]:
     """The towers under `name`, then every baseline.
 
-    Of users who have a line each also the ranks among what they have not had.
+    Of users who have a line each also the ranks among what they have not had; with labels also
+    which share of the towers' first candidates is good.
     """
     ranks = {name: judge_towers(trial, model, item_vectors), **judge_baselines(trial)}
     found = metrics(week, ranks, trial)
@@ -72,6 +82,9 @@ def judge(
         for rows, of_method in among.items():
             told = _metrics_over(everyone, of_method, trial, week=week, rows=rows, pool=None)
             found += told.values()
+    if labels is not None:
+        scored = _scores(trial, model, item_vectors)
+        found.append(graded.p_good(trial, labels, scored, week=week, name=name))
     return found
 
 
@@ -205,6 +218,14 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Draw recall against K, as SVG, into this file."),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Labels of (query, item) by people: adds P_good."),
+    ] = None,
+    good: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="A label that counts as good; default: the best."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Judge a bundle as it is served, on the week that it was not trained on.
@@ -215,23 +236,34 @@ def evaluate(
     bundle = Bundle.load(_path(settings, name))
     if plot and not plot.parent.is_dir():
         raise InputError("there is no such folder", where=str(plot.parent))
-    found = judge_bundle(settings, bundle)
+    if good and labels is None:
+        raise InputError("--good says which labels are good", next_step="Give --labels FILE too.")
+    read = Labels.read(labels, good or ()) if labels else None
+    found = judge_bundle(settings, bundle, labels=read)
     if plot:
         plot.write_text(curve.recall_curves(first_rows(found), title=bundle.name))
     if as_json:
         emit_json({"bundle": bundle.name, "metrics": [each.model_dump() for each in found]})
         return
     title = f"{bundle.name}, {found[0].week} week"
+    by_people = [each for each in found if each.rows == graded.ROWS]
+    found = [each for each in found if each.rows != graded.ROWS]
     people.print(f"queries: {bundle.manifest.dataset['query_protocol']}")
     if everything:
         for names in _BY_KIND:
             emit_table(table(found, names), title=title)
     else:
         emit_table(table(found if every_set else first_rows(found)), title=title)
+    for names in (_GRADED if everything else (_FIRST_GRADED,)) if by_people else ():
+        emit_table(table(by_people, names), title=title)
 
 
 def judge_bundle(
-    settings: Settings, bundle: Bundle, *, session: SparkSession | None = None
+    settings: Settings,
+    bundle: Bundle,
+    *,
+    labels: Labels | None = None,
+    session: SparkSession | None = None,
 ) -> list[Metric]:
     """Metrics of a bundle's own weights and vectors, on rows fetched anew from Feast."""
     dataset = datasets.load(settings)
@@ -268,7 +300,12 @@ def judge_bundle(
             starts_ms=splits.starts_ms(dataset, span),
         )
         return judge(
-            trial, bundle.model, bundle.item_vectors, week=week, name=bundle.manifest.recipe
+            trial,
+            bundle.model,
+            bundle.item_vectors,
+            week=week,
+            name=bundle.manifest.recipe,
+            labels=labels,
         )
 
 
