@@ -26,8 +26,9 @@ from pagoda.forgotten import copying
 from pagoda.metric_table import DISPLAYED, first_rows, table
 from pagoda.models.base import TwoTowers
 from pagoda.settings import Settings
-from training import baselines, curve, displayed, held_out, rows, splits
+from training import baselines, curve, displayed, graded, held_out, rows, splits
 from training.data import prepare
+from training.graded import Labels
 from training.intervals import intervals
 from training.lines import Week, events_before, judged_span, week_of
 from training.metrics import KS, Gains, Ranks, gains, ranks_of
@@ -45,6 +46,13 @@ _BY_KIND = (
     tuple(f"ndcg@{k}" for k in KS),
     ("mrr", "p@1", "auc"),
 )
+_FIRST_GRADED = ("p_good@10", "judged@10", "p_good_condensed@10", "coverage")
+_GRADED = (
+    tuple(f"p_good@{k}" for k in KS),
+    tuple(f"judged@{k}" for k in KS),
+    tuple(f"p_good_condensed@{k}" for k in KS),
+    ("coverage",),
+)
 _T = TypeVar("_T")
 
 app = typer.Typer(help="Judge a bundle beside the baselines.")
@@ -57,13 +65,22 @@ def judge(
     *,
     week: Week,
     name: str,
+    labels: Labels | None = None,
 ) -> list[Metric]:
     """The towers under `name`, then every baseline.
 
-    Of users who have a line each also the ranks among what they have not had. Where it is what
-    searches displayed that is judged, its order and nothing else.
+    Of users who have a line each also the ranks among what they have not had; with labels also
+    which share of the towers' first candidates is good. Where it is what searches displayed that is
+    judged, its order and nothing else.
+
+    Raises: InputError for labels there.
     """
     if trial.displayed is not None:
+        if labels is not None:
+            raise InputError(
+                "labels judge the first of all candidates, here what searches displayed is ranked",
+                where="--labels",
+            )
         return _judge_displayed(trial, model, item_vectors, week=week, name=name)
     ranks = {name: judge_towers(trial, model, item_vectors), **judge_baselines(trial)}
     found = metrics(week, ranks, trial)
@@ -73,6 +90,9 @@ def judge(
         for rows, of_method in among.items():
             told = _metrics_over(everyone, of_method, trial, week=week, rows=rows, pool=None)
             found += told.values()
+    if labels is not None:
+        scored = _scores(trial, model, item_vectors)
+        found.append(graded.p_good(trial, labels, scored, week=week, name=name))
     return found
 
 
@@ -238,6 +258,14 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Draw recall against K, as SVG, into this file."),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Labels of (query, item) by people: adds P_good."),
+    ] = None,
+    good: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="A label that counts as good; default: the best."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Judge a bundle as it is served, on the week that it was not trained on.
@@ -248,7 +276,10 @@ def evaluate(
     bundle = Bundle.load(_path(settings, name))
     if plot and not plot.parent.is_dir():
         raise InputError("there is no such folder", where=str(plot.parent))
-    found = judge_bundle(settings, bundle)
+    if good and labels is None:
+        raise InputError("--good says which labels are good", next_step="Give --labels FILE too.")
+    read = Labels.read(labels, good or ()) if labels else None
+    found = judge_bundle(settings, bundle, labels=read)
     if plot and found[0].rows == DISPLAYED:
         raise InputError("no recall to draw: what searches displayed was ranked", where="--plot")
     if plot:
@@ -257,6 +288,8 @@ def evaluate(
         emit_json({"bundle": bundle.name, "metrics": [each.model_dump() for each in found]})
         return
     title = f"{bundle.name}, {found[0].week} week"
+    by_people = [each for each in found if each.rows == graded.ROWS]
+    found = [each for each in found if each.rows != graded.ROWS]
     people.print(f"queries: {bundle.manifest.dataset['query_protocol']}")
     if everything:
         measured = {name for each in found for name in each.values}
@@ -265,10 +298,16 @@ def evaluate(
                 emit_table(table(found, there), title=title)
     else:
         emit_table(table(found if every_set else first_rows(found)), title=title)
+    for names in (_GRADED if everything else (_FIRST_GRADED,)) if by_people else ():
+        emit_table(table(by_people, names), title=title)
 
 
 def judge_bundle(
-    settings: Settings, bundle: Bundle, *, session: SparkSession | None = None
+    settings: Settings,
+    bundle: Bundle,
+    *,
+    labels: Labels | None = None,
+    session: SparkSession | None = None,
 ) -> list[Metric]:
     """Metrics of a bundle's own weights and vectors, on rows fetched anew from Feast."""
     dataset = datasets.load(settings)
@@ -306,7 +345,12 @@ def judge_bundle(
             displayed=splits.displayed(settings, dataset, span),
         )
         return judge(
-            trial, bundle.model, bundle.item_vectors, week=week, name=bundle.manifest.recipe
+            trial,
+            bundle.model,
+            bundle.item_vectors,
+            week=week,
+            name=bundle.manifest.recipe,
+            labels=labels,
         )
 
 

@@ -92,6 +92,11 @@ class Trial:
         column[self.candidates] = np.arange(len(self.candidates))
         return column
 
+    def columns_of(self, item_keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Each item's place among the candidates, -1 for none."""
+        column: npt.NDArray[np.int64] = self._column[self.catalogue.numbers(item_keys)]
+        return column
+
     @cached_property
     def targets(self) -> npt.NDArray[np.int64]:
         """Each line's target as a place among the candidates, -1 for none."""
@@ -107,7 +112,7 @@ class Trial:
     def owned(self) -> list[npt.NDArray[np.int64]]:
         """Each line's user's candidates before what is judged, one entry an event."""
         past = self.past
-        columns = self._column[self.catalogue.numbers(past["item_key"].to_numpy())]
+        columns = self.columns_of(past["item_key"].to_numpy())
         grouped = (
             past.select("user_key", column=pl.Series(columns))
             .filter(pl.col("column") >= 0)

@@ -32,6 +32,7 @@ from training import displayed, evaluate
 from training.data import Examples
 from training.displayed import GRADES, lists_of
 from training.evaluate import judge
+from training.graded import Labels
 from training.trial import Trial
 from training.vectors import encode_items
 
@@ -245,6 +246,15 @@ def test_the_order_in_which_candidates_come_moves_no_metric(
     assert alike[0] == alike[1]
 
 
+def test_labels_of_all_candidates_are_refused_there(
+    judged: Examples, catalogue: Catalogue, model: Mgdspr
+) -> None:
+    trial = trial_of(judged, catalogue, SHOWN, [])
+    vectors, labels = encode_items(model, catalogue), Labels({"milk": {"i0": True}})
+    with pytest.raises(InputError, match="what searches displayed is ranked"):
+        judge(trial, model, vectors, week="test", name="toy", labels=labels)
+
+
 # What people see -------------------------------------------------------------------------------
 
 
@@ -265,7 +275,7 @@ def test_evaluate_shows_lists_and_has_no_recall_to_draw(
 ) -> None:
     toy.save(tmp_path / "bundles")
     monkeypatch.setenv("PAGODA_HOME", str(tmp_path))
-    monkeypatch.setattr(evaluate, "judge_bundle", lambda *_: metrics)
+    monkeypatch.setattr(evaluate, "judge_bundle", lambda *_, **__: metrics)
     runner = CliRunner(env={"COLUMNS": "160"})
     for options in ([], ["--all"]):
         said = runner.invoke(evaluate.app, options)

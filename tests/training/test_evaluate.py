@@ -27,6 +27,7 @@ from tests.training import toy
 from training import evaluate
 from training.data import Examples
 from training.evaluate import judge, judge_towers
+from training.graded import Labels, p_good
 from training.intervals import intervals
 from training.metrics import MISSED
 from training.row_sets import row_sets
@@ -157,7 +158,7 @@ def judged(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     lines = np.arange(trial.examples.lines)
     ranks = {"toy": lines, "other <&>": np.full(len(lines), MISSED)}
     found = evaluate.metrics("test", ranks, trial)
-    monkeypatch.setattr(evaluate, "judge_bundle", lambda *_: found)
+    monkeypatch.setattr(evaluate, "judge_bundle", lambda *_, **__: found)
 
     def call(*options: str) -> Result:
         result = CliRunner(env={"COLUMNS": "160"}).invoke(evaluate.app, [*options])
@@ -200,6 +201,49 @@ def test_recall_is_drawn_against_k(judged: Callable[..., Result], tmp_path: Path
         assert len(heights) == 5
         assert heights == sorted(heights, reverse=True), "recall grows with K"
     assert "other <&>" in [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_labels_add_the_share_of_the_towers_ranking_that_is_good(
+    trial: Trial, catalogue: Catalogue, tokenizer: Tokenizer
+) -> None:
+    torch.manual_seed(0)
+    config = MgdsprConfig(width=16, attribute_width=8, heads=2)
+    model = config.build(Sizes.of(catalogue, tokenizer)).eval()
+    vectors = encode_items(model, catalogue)
+    labels = Labels({trial.examples.queries[0]: {"i0": True, "i1": False}})
+    plain = judge(trial, model, vectors, week="test", name="toy")
+    *others, added = judge(trial, model, vectors, week="test", name="toy", labels=labels)
+    assert others == plain
+    assert (added.method, added.rows) == ("toy", "labelled queries")
+    assert added.values["p_good_condensed@10"] == 0.5
+
+
+def test_labels_are_shown_in_a_table_of_their_own(
+    judged: Callable[..., Result],
+    trial: Trial,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query = trial.examples.queries[0]
+    score_BN = np.zeros((trial.examples.lines, len(trial.candidates)), np.float32)
+    scored = [(np.arange(trial.examples.lines), score_BN)]
+    ranks = {"toy": np.zeros(trial.examples.lines, np.int64)}
+
+    def judge_bundle(*_: object, labels: Labels | None) -> list[Metric]:
+        graded = [] if labels is None else [p_good(trial, labels, scored, week="test", name="toy")]
+        return [*evaluate.metrics("test", ranks, trial), *graded]
+
+    monkeypatch.setattr(evaluate, "judge_bundle", judge_bundle)
+    path = tmp_path / "labels.csv"
+    path.write_text(f"query,item_id,label\n{query},i0,S\n{query},i1,C\n")
+    assert "labelled queries" not in judged().stdout
+    assert "p_good@10" in judged("--labels", str(path)).stdout
+    assert "judged@500" in judged("--labels", str(path), "--all").stdout
+    for good, share in ((("--good", "E", "--good", "S"), 0.5), ((), 0.0)):
+        told = json.loads(judged("--labels", str(path), *good, "--json").stdout)["metrics"][-1]
+        assert told["values"]["p_good_condensed@10"] == share
+    refused = CliRunner().invoke(evaluate.app, ["--good", "E"])
+    assert isinstance(refused.exception, InputError)
 
 
 def test_a_folder_that_is_not_there_is_named_before_the_work(
