@@ -75,7 +75,7 @@ class Stream(_Part):
     metrics_port: int = Field(default=19102, ge=0, lt=65_536)
     consumers: int = Field(default=1, ge=1)
     session_s: float = Field(default=15, ge=6)
-    batch_records: int = Field(default=10_000, ge=1)
+    batch_records: int = Field(default=20_000, ge=1)
     rewind_s: float = Field(default=10, ge=0)
     landing_trigger_s: float = Field(default=5, gt=0)
     landing_records: int = Field(default=100_000, ge=1)
