@@ -73,6 +73,16 @@ def alpha_dnn() -> Recipe:
     )
 
 
+def mgdspr_year() -> Recipe:
+    """MGDSPR on fifty weeks: what twelve weeks leave to be learned."""
+    return replace(demo(), name="mgdspr_year", train_days=350)
+
+
+def alpha_dnn_year() -> Recipe:
+    """The paper's baseline on the same fifty weeks."""
+    return replace(alpha_dnn(), name="alpha_dnn_year", train_days=350)
+
+
 def youtube_two_tower() -> Recipe:
     """Cosine towers that follow the days, with log q estimated from the stream."""
     return Recipe(
@@ -169,6 +179,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     for recipe in (
         demo,
         alpha_dnn,
+        mgdspr_year,
+        alpha_dnn_year,
         youtube_two_tower,
         youtube_dnn,
         cbns,
