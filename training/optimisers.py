@@ -22,12 +22,8 @@ class AdagradConfig:
     clip_norm: float = 3.0
 
     def build(self, model: nn.Module) -> torch.optim.Adagrad:
-        """The optimiser; tables with sparse gradients form its first group."""
-        tables = [
-            each.weight
-            for each in model.modules()
-            if isinstance(each, nn.Embedding) and each.sparse
-        ]
+        """The optimiser; embedding tables form its first group."""
+        tables = [each.weight for each in model.modules() if isinstance(each, nn.Embedding)]
         known = {id(table) for table in tables}
         dense = [each for each in model.parameters() if id(each) not in known]
         groups = [

@@ -7,6 +7,7 @@ from pagoda.cli.lazy import LazyGroup
 BENCHES: dict[str, tuple[str, str]] = {
     "features": ("jobs.bench.features:app", "Histories of user-days: Spark, DuckDB, Polars."),
     "pit": ("training.bench:app", "The point-in-time join: Feast, Polars, DuckDB."),
+    "train": ("training.bench_towers:app", "Towers: samples a CPU second, beside the plain way."),
     "stream": ("jobs.bench.stream:app", "The consumer beside bare Kafka loops; how fresh it is."),
     "online": ("jobs.bench.online:app", "One user's features: Pagoda, Feast, a bare HMGET."),
 }

@@ -1,0 +1,286 @@
+"""What `pagoda bench train` lets run: an epoch of a model on made-up rows, one thread, in a way.
+
+    python -m training.bench_ways WAY MODEL ...
+
+    pagoda    `training.loop`, as it is
+    plain     the same loop, model and batches, but nothing is shared: each line's behaviour, query
+              and items are gathered and encoded anew, and gradients of tables are dense
+
+Lists are as long as those of the demo's households, and a request has as many lines. Without
+dropout both compute the same: their losses are equal, step by step.
+
+Shape legend: B lines, U requests, T events of a sequence.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+import typer
+from torch import Tensor, nn
+
+from pagoda.console import run
+from pagoda.contest import measured
+from pagoda.models.alpha_dnn import AlphaDnnConfig
+from pagoda.models.base import TwoTowers
+from pagoda.models.behaviour import Behaviour, stats_width
+from pagoda.models.catalogue import ATTRIBUTES, SCHEMA, Catalogue
+from pagoda.models.inputs import Bags, Blocks, ItemBatch, Padded, TextBatch, UserBatch
+from pagoda.models.mgdspr import Mgdspr, MgdsprConfig
+from pagoda.models.parts import ClsFusion
+from pagoda.models.ragged import Ragged
+from pagoda.models.tables import ItemTower, Sizes
+from pagoda.schemas import ACTIONS
+from pagoda.text import Tokenizer
+from pagoda.windows import LONG_TERM_ACTIONS
+from training import data, losses, optimisers
+from training.data import Examples
+from training.loop import LoopConfig, train
+
+Way = Literal["pagoda", "plain"]
+Kind = Literal["mgdspr", "alpha_dnn"]
+Config = MgdsprConfig | AlphaDnnConfig
+LINES = 10  # of a request; the demo's have 9.5
+_T0 = 1_790_000_000_000
+_WORDS, _QUERIES, _QUERY_WORDS, _TITLE_WORDS = 5_000, 2_000, 3, 6
+_VALUES = {"leaf": 300, "first": 30, "brand": 2_000, "shop": 1}
+# Mean and most events of a sequence, as the demo's households have them.
+_EVENTS = {"real_time": (40, 50), "short_term": (30, 100), "click": (60, 100), "buy": (60, 100)}
+_PAST_QUERIES, _STATS = 10, 7
+# Whose time is a part's. `lstm` is within `sequences`.
+_PARTS: Mapping[str, Callable[..., Any]] = {
+    "loader": data.batches,
+    "query": Mgdspr._query_rows,
+    "sequences": Mgdspr._attend_sequence,
+    "lstm": nn.LSTM.forward,
+    "long term": Mgdspr._attend_long_term,
+    "fusion": ClsFusion.forward,
+    "items": ItemTower.forward,
+    "softmax": losses.sampled_softmax,
+    "backward": Tensor.backward,
+    "clip": optimisers.clip_gradients,
+    "optimiser": inspect.unwrap(torch.optim.Adagrad.step),
+}
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    way: Annotated[Way, typer.Argument()],
+    kind: Annotated[Kind, typer.Argument()],
+    width: Annotated[int, typer.Option()] = 64,
+    lines_per_batch: Annotated[int, typer.Option()] = 1_024,
+    steps: Annotated[int, typer.Option()] = 20,
+    items: Annotated[int, typer.Option()] = 70_000,
+    seed: Annotated[int, typer.Option()] = 0,
+    profile: Annotated[bool, typer.Option("--profile")] = False,
+) -> None:
+    """One epoch, on one thread; its losses, or which share each part has, beside what it took."""
+    torch.set_num_threads(1)
+    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
+    requests = max(lines_per_batch // LINES, 1)
+    made = catalogue(items, seed=seed)
+    rows = examples(made, requests=requests * steps, seed=seed)
+    torch.manual_seed(seed)
+    model: TwoTowers = config(kind, width).build(
+        Sizes.of(made, made.tokenizer, stats=["s"] * _STATS)
+    )
+    if way == "plain":
+        model = Plain(model)
+    loop = LoopConfig(requests_per_batch=requests, seed=seed)
+    train(model, first(rows, requests), made, loop)  # what is loaded and allocated only once
+    spent: list[float] = []
+    parts: dict[str, float] = {}
+    profiler = cProfile.Profile() if profile else None
+    with measured(losses=spent, parts=parts, samples=rows.lines):
+        if profiler:
+            profiler.enable()
+        spent += train(model, rows, made, loop)
+        if profiler:
+            profiler.disable()
+            parts |= shares(profiler)
+
+
+def shares(profiler: cProfile.Profile) -> dict[str, float]:
+    """The share of all time that was spent under each part's function; parts that ran only."""
+    entries = profiler.getstats()
+    total = sum(each.inlinetime for each in entries)
+    spent = {each.code: each.totaltime for each in entries}
+    return {
+        name: round(spent[function.__code__] / total, 4)
+        for name, function in _PARTS.items()
+        if function.__code__ in spent
+    }
+
+
+def config(kind: Kind, width: int) -> Config:
+    """The recipes' models at that width, without dropout: both ways compute the same."""
+    if kind == "mgdspr":
+        return MgdsprConfig(width=width, dropout=0.0)
+    return AlphaDnnConfig(width=width)
+
+
+class Plain(TwoTowers):
+    """Another model's towers, nothing shared between lines, with dense gradients."""
+
+    def __init__(self, inner: TwoTowers) -> None:
+        super().__init__()
+        self.inner = inner
+        for each in inner.modules():
+            if isinstance(each, nn.Embedding):
+                each.sparse = False
+
+    def encode_user(self, batch: UserBatch) -> Tensor:
+        """As the model does, of a batch in which every line stands alone."""
+        return self.inner.encode_user(alone(batch))
+
+    def encode_item(self, items: ItemBatch) -> Tensor:
+        """As the model does."""
+        return self.inner.encode_item(items)
+
+
+def alone(batch: UserBatch) -> UserBatch:
+    """The same lines, each with a request, a text and items of its own."""
+    request_B = batch.request_B
+    lines = torch.arange(len(request_B))
+    padded = [_of_lines(each, request_B) for each in (batch.real_time, batch.short_term)]
+    bags = {action: _bags_of_lines(each, request_B) for action, each in batch.long_term.items()}
+    places = [each.at_UT.flatten() for each in padded] + [each.at for each in bags.values()]
+    # Place 0 stays that of the unknown item.
+    ends = (1 + np.cumsum([0] + [len(each) for each in places])).tolist()
+    own = [torch.arange(start, end) for start, end in pairwise(ends)]
+    real_time, short_term = (
+        Padded(at_UT=at.view_as(each.at_UT), mask_UT=each.mask_UT)
+        for at, each in zip(own, padded, strict=False)
+    )
+    queries = _of_lines(batch.queries, request_B)
+    asked = queries.at_UT.flatten()
+    texts = batch.texts
+    return UserBatch(
+        items=batch.items.take(torch.cat([torch.zeros(1, dtype=torch.int64), *places])),
+        texts=TextBatch(
+            words_XN=texts.words_XN[batch.text_B],
+            bigrams_XN=texts.bigrams_XN[batch.text_B],
+            trigrams_XN=texts.trigrams_XN[batch.text_B],
+        ),
+        past_words_YN=batch.past_words_YN[asked],
+        request_B=lines,
+        text_B=lines,
+        blocks=Blocks(line_CL=lines.unsqueeze(1), request_C=lines, place_B=lines),
+        real_time=real_time,
+        short_term=short_term,
+        long_term={
+            action: Bags(at=at, starts_U=each.starts_U)
+            for (action, each), at in zip(bags.items(), own[2:], strict=True)
+        },
+        queries=Padded(
+            at_UT=torch.arange(len(asked)).view_as(queries.at_UT), mask_UT=queries.mask_UT
+        ),
+        stats_UF=batch.stats_UF[request_B],
+    )
+
+
+def _of_lines(rows: Padded, request_B: Tensor) -> Padded:
+    return Padded(at_UT=rows.at_UT[request_B], mask_UT=rows.mask_UT[request_B])
+
+
+def _bags_of_lines(bags: Bags, request_B: Tensor) -> Bags:
+    rows = Ragged.from_lengths(bags.at.numpy(), bags.lengths.numpy()).take(request_B.numpy())
+    return Bags(at=torch.from_numpy(rows.values), starts_U=torch.from_numpy(rows.offsets[:-1]))
+
+
+# Rows -------------------------------------------------------------------------------------------
+
+
+def catalogue(items: int, *, seed: int) -> Catalogue:
+    """So many made-up items: six words, a value of each attribute, no other field."""
+    dice = np.random.default_rng([seed, 0])
+    tokenizer = Tokenizer.fit([f"w{number}" for number in range(_WORDS)], buckets=100)
+    first_word = tokenizer.words.size - _WORDS
+    words = dice.integers(first_word, tokenizer.words.size, items * _TITLE_WORDS, np.int32)
+    offsets = np.arange(0, len(words) + 1, _TITLE_WORDS).astype(np.int32)
+    numbers = {
+        f"{name}_number": dice.integers(1, count + 1, items, np.int32)
+        for name, count in _VALUES.items()
+    }
+    known = {
+        "item_key": pa.array(np.arange(1, items + 1)),
+        "item_id": pa.array(np.arange(1, items + 1)).cast(pa.string()),
+        "title_words": pa.ListArray.from_arrays(pa.array(offsets), pa.array(words)),
+        **{name: pa.array(each) for name, each in numbers.items()},
+    }
+    columns = [
+        known[field.name].cast(field.type) if field.name in known else pa.nulls(items, field.type)
+        for field in SCHEMA
+    ]
+    assert set(_VALUES) == set(ATTRIBUTES)
+    return Catalogue(pa.Table.from_arrays(columns, schema=SCHEMA), tokenizer)
+
+
+def examples(made: Catalogue, *, requests: int, seed: int) -> Examples:
+    """So many requests of LINES lines each; popular items come more often, by Zipf's law."""
+    dice = np.random.default_rng([seed, 1])
+    pool = len(made)
+
+    def drawn(count: int) -> npt.NDArray[np.int32]:
+        return np.asarray(pool ** dice.random(count), np.int32)  # the n-th as often as 1/n
+
+    def sequence(name: str) -> Ragged:
+        mean, most = _EVENTS.get(name, (0, 0))
+        lengths = np.minimum(dice.poisson(mean, requests), most)
+        return Ragged.from_lengths(drawn(int(lengths.sum())), lengths)
+
+    words = [f"w{dice.integers(_WORDS)}" for _ in range(_QUERIES * _QUERY_WORDS)]
+    queries = [" ".join(words[at::_QUERIES]) for at in range(_QUERIES)]
+    lines = requests * LINES
+    return Examples(
+        behaviour=Behaviour(
+            real_time=sequence("real_time"),
+            short_term=sequence("short_term"),
+            long_term={action: sequence(action) for action in LONG_TERM_ACTIONS},
+            queries=Ragged.from_lengths(
+                dice.integers(_QUERIES, size=requests * _PAST_QUERIES, dtype=np.int32),
+                np.full(requests, _PAST_QUERIES),
+            ),
+            stats_UF=dice.random((requests, stats_width(["s"] * _STATS))).astype(np.float32),
+        ),
+        texts=made.tokenizer.encode(queries),
+        text_list=queries,
+        user_key_U=np.arange(requests),
+        t_ms_U=np.full(requests, _T0),
+        request_B=np.repeat(np.arange(requests, dtype=np.int32), LINES),
+        text_B=dice.integers(_QUERIES, size=lines, dtype=np.int32),
+        item_B=drawn(lines),
+        action_B=np.full(lines, ACTIONS.index("buy")),
+        impressed=Ragged.from_lengths(np.empty(0, np.int32), np.zeros(requests, np.int64)),
+    )
+
+
+def first(rows: Examples, requests: int) -> Examples:
+    """The first requests with their lines."""
+    lines = slice(0, requests * LINES)
+    return replace(
+        rows,
+        behaviour=rows.behaviour.take(np.arange(requests)),
+        user_key_U=rows.user_key_U[:requests],
+        t_ms_U=rows.t_ms_U[:requests],
+        request_B=rows.request_B[lines],
+        text_B=rows.text_B[lines],
+        item_B=rows.item_B[lines],
+        action_B=rows.action_B[lines],
+        impressed=rows.impressed.take(np.arange(requests)),
+    )
+
+
+if __name__ == "__main__":
+    run(app)
