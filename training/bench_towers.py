@@ -20,7 +20,7 @@ from pagoda.console import emit_table, people, run
 from pagoda.contest import own_home, run_alone
 from pagoda.errors import CheckFailed
 from pagoda.settings import Settings
-from training.bench_ways import Kind, Way
+from training.bench_ways import PARTS, Kind, Way
 
 WAYS: tuple[Way, ...] = get_args(Way)
 # Model, width, lines a batch, and the goals: samples a CPU second, times the plain way.
@@ -57,7 +57,7 @@ def main(
             row for shape in SHAPES for row in contest(home, shape, items, asked, rounds=rounds)
         ]
         parts = [
-            {"model": kind, "width": width, "batch": batch}
+            {"model": kind, "width": width, "batch": batch, **dict.fromkeys(PARTS)}
             | _run(home, "pagoda", kind, width, batch, items, [*asked, "--profile"])[1]["parts"]
             for kind, width, batch, *_ in SHAPES
         ]

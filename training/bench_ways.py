@@ -57,7 +57,7 @@ _VALUES = {"leaf": 300, "first": 30, "brand": 2_000, "shop": 1}
 _EVENTS = {"real_time": (40, 50), "short_term": (30, 100), "click": (60, 100), "buy": (60, 100)}
 _PAST_QUERIES, _STATS = 10, 7
 # Whose time is a part's. `lstm` is within `sequences`.
-_PARTS: Mapping[str, Callable[..., Any]] = {
+PARTS: Mapping[str, Callable[..., Any]] = {
     "loader": data.batches,
     "query": Mgdspr._query_rows,
     "sequences": Mgdspr._attend_sequence,
@@ -118,7 +118,7 @@ def shares(profiler: cProfile.Profile) -> dict[str, float]:
     spent = {each.code: each.totaltime for each in entries}
     return {
         name: round(spent[function.__code__] / total, 4)
-        for name, function in _PARTS.items()
+        for name, function in PARTS.items()
         if function.__code__ in spent
     }
 
