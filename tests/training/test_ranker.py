@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from pagoda import ranker as rankers
 from pagoda.bundle import Bundle, as_json
@@ -215,6 +217,20 @@ def test_one_of_other_towers_or_of_another_form_is_refused(tmp_path: Path) -> No
     rankers.save(mine, model, record)
     with pytest.raises(BundleRefused, match="size mismatch"):
         rankers.load(mine)
+
+
+def test_a_bundle_that_has_one_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGODA_HOME", str(tmp_path))
+    bundle, _ = saved(tmp_path / "bundles")
+    files = {each: each.stat().st_mtime_ns for each in rankers.folder_of(bundle).iterdir()}
+    result = CliRunner().invoke(ranker.app, [bundle.name, "--json"])
+    assert result.exit_code == 0, result.output
+    told = {"bundle": "toy0", "trained": False, "counts": {"steps": 1}}
+    assert json.loads(result.stdout) == told
+    assert "already trained: toy0" in CliRunner().invoke(ranker.app, []).stderr
+    assert {each: each.stat().st_mtime_ns for each in files} == files
 
 
 @pytest.mark.spark
