@@ -306,13 +306,13 @@ def save(
             writer.write_table(catalogue.table)
         save_file({"vectors": np.ascontiguousarray(item_vectors)}, draft / VECTORS)
         whole = manifest.model_copy(
-            update={"files": {name: _digest(draft / name) for name in FILES}}
+            update={"files": {name: digest(draft / name) for name in FILES}}
         )
         (draft / MANIFEST).write_text(whole.model_dump_json(indent=2))
         for file in (*(draft / name for name in FILES), draft / MANIFEST, draft):
-            _flush(file)
+            flush(file)
         draft.rename(target)
-        _flush(bundles)
+        flush(bundles)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
@@ -324,7 +324,7 @@ def _read_manifest(path: Path) -> tuple[Manifest | None, list[str]]:
     except OSError as error:
         return None, [f"{MANIFEST}: {error.strerror}"]
     except ValidationError as error:
-        return None, _told(MANIFEST, error)
+        return None, told(MANIFEST, error)
     except ValueError as error:
         return None, [f"{MANIFEST}: not JSON: {error}"]
 
@@ -333,10 +333,11 @@ def _read_tokenizer(path: Path) -> tuple[Tokenizer | None, list[str]]:
     try:
         return Tokenizer.model_validate_json(path.read_bytes()), []
     except ValidationError as error:
-        return None, _told(path.name, error)
+        return None, told(path.name, error)
 
 
-def _told(name: str, error: ValidationError) -> list[str]:
+def told(name: str, error: ValidationError) -> list[str]:
+    """What a JSON file has that its model does not allow, a line each."""
     return [f"{name}: {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
 
 
@@ -344,9 +345,9 @@ def _altered_files(path: Path, manifest: Manifest) -> list[str]:
     problems = [f"{name}: not named by the manifest" for name in set(FILES) - set(manifest.files)]
     if manifest.name != path.name:
         problems.append(f"{MANIFEST}: names {manifest.name!r}, the folder is {path.name!r}")
-    for name, digest in manifest.files.items():
+    for name, expected in manifest.files.items():
         try:
-            if _digest(path / name) != digest:
+            if digest(path / name) != expected:
                 problems.append(f"{name}: altered (SHA-256 differs)")
         except OSError as error:
             problems.append(f"{name}: {error.strerror}")
@@ -388,12 +389,14 @@ def _refused(path: Path, problems: list[str]) -> BundleRefused:
     )
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Bring a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -6,18 +6,20 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TextIO, TypeVar
 
 import orjson
 import structlog
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from pagoda.errors import PagodaError
 
 _WIDE = 160  # columns where nobody says how many: a log or a pipe; a narrow table loses text
+_T = TypeVar("_T")
 
 
 def _console(stream: TextIO, **options: Any) -> Console:
@@ -70,6 +72,11 @@ def configure_logging() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def watched(steps: Sequence[_T], what: str) -> Iterable[_T]:
+    """The steps, with a bar on a terminal that goes when they are done."""
+    return track(steps, what, console=people, transient=True) if people.is_terminal else steps
 
 
 def emit_json(value: Any) -> None:

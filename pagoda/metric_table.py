@@ -55,4 +55,5 @@ def _value(metric: Metric, name: str) -> str | None:
 
 
 def _digits(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0")
+    """Three digits of a share, one of a large count."""
+    return f"{value:.1f}" if value >= 10 else f"{value:.3f}".removeprefix("0")

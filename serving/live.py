@@ -20,8 +20,8 @@ from pagoda.errors import BundleRefused, DependencyDown, PagodaError
 from pagoda.index import fingerprint, milvus, standing
 from pagoda.online import OnlineReader
 from pagoda.settings import Settings
-from serving.shelf import Shelf
-from serving.understanding import Vocabulary
+from pagoda.shelf import Shelf
+from pagoda.understanding import Vocabulary
 
 log = structlog.get_logger()
 _POLLS_BETWEEN_TRIES = 10  # a bundle that is refused is not hashed again every second

@@ -23,6 +23,9 @@ from pagoda.ids import key_of
 from pagoda.models.behaviour import windows_of
 from pagoda.online import StampedRow
 from pagoda.settings import Settings
+from pagoda.shelf import Mask, Shelf
+from pagoda.understanding import Control, control, satisfying
+from pagoda.understanding import Term as FoundTerm
 from pagoda.windows import Windows
 from serving.live import Live
 from serving.schemas import (
@@ -38,9 +41,6 @@ from serving.schemas import (
     Sequences,
     Term,
 )
-from serving.shelf import Mask, Shelf
-from serving.understanding import Control, control
-from serving.understanding import Term as FoundTerm
 
 # A post-filter needs more hits than results: the paper loses 30 % to it, a wrong brand more.
 _POST_FILTER_FACTOR = 4
@@ -207,9 +207,7 @@ class Engine:
 
 def post_filter(shelf: Shelf, found: Found, *, enough: int) -> Found:
     """Those that satisfy all terms; were they fewer than `enough`, the others behind them."""
-    right = np.ones(len(found.rows), bool)
-    for term in found.applied:
-        right &= shelf.satisfying(term.clause)[found.rows]
+    right = satisfying(shelf, found.applied)[found.rows]
     if right.sum() >= min(enough, len(found.rows)):
         return found.at(np.flatnonzero(right))
     return replace(found.at(np.argsort(~right, kind="stable")), applied=())

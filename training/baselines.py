@@ -112,6 +112,26 @@ def by_words(
 _MATCHING = ("popular among matching", "repeat first")
 
 
+def rankings(
+    index: TextIndex, query: str, owned: npt.NDArray[np.integer]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """All candidates in the order of each of these methods, the best first, [N] each.
+
+    Args:
+        owned: the user's past items, one entry an event.
+    """
+    matches = index.matches(query)
+    own, counts = np.unique(owned[matches[owned]], return_counts=True)
+    lifted = own[np.argsort(-counts, kind="stable")]
+    matching = np.argsort(~matches, kind="stable")
+    popular, repeat = _MATCHING
+    return {
+        "bm25": np.argsort(-index.bm25(query), kind="stable"),
+        popular: matching,
+        repeat: np.concatenate([lifted, matching[~np.isin(matching, lifted)]]),
+    }
+
+
 def _rank_lifted(
     place_N: npt.NDArray[np.int64],
     own: npt.NDArray[np.integer],

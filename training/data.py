@@ -344,7 +344,7 @@ def _impressed(
 class _Files:
     """Behaviour on disk: flat values appended per sequence, lengths kept in memory."""
 
-    _SEQUENCES = ("real_time", "short_term", "queries", *LONG_TERM_ACTIONS)
+    _SEQUENCES = ("real_time", "real_time_age_s", "short_term", "queries", *LONG_TERM_ACTIONS)
 
     def __init__(self, folder: Path) -> None:
         self._paths = {name: folder / f"{name}.int32" for name in self._SEQUENCES}
@@ -358,6 +358,7 @@ class _Files:
     def append(self, part: Behaviour) -> None:
         sequences = {
             "real_time": part.real_time,
+            "real_time_age_s": part.real_time_age_s,
             "short_term": part.short_term,
             "queries": part.queries,
             **part.long_term,
@@ -377,6 +378,7 @@ class _Files:
         }
         return Behaviour(
             real_time=ragged["real_time"],
+            real_time_age_s=ragged["real_time_age_s"],
             short_term=ragged["short_term"],
             queries=ragged["queries"],
             long_term={action: ragged[action] for action in LONG_TERM_ACTIONS},

@@ -5,29 +5,27 @@ Shape legend: N candidates, B lines, D width.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from rich.progress import track
 
-from pagoda import dataset as datasets
+from pagoda import ranker as rankers
 from pagoda import settings as settings_module
 from pagoda.bundle import Bundle, Metric
-from pagoda.console import emit_json, emit_table, people, run
-from pagoda.errors import InputError, NothingToDo
-from pagoda.features import USER_STATS
-from pagoda.forgotten import copying
+from pagoda.console import emit_json, emit_table, people, run, watched
+from pagoda.errors import InputError
 from pagoda.metric_table import DISPLAYED, first_rows, table
 from pagoda.models.base import TwoTowers
 from pagoda.settings import Settings
-from training import baselines, curve, displayed, graded, held_out, rows, splits
-from training.data import prepare
+from training import baselines, curve, displayed, graded, held_out, splits
+from training import funnel as funnels
+from training.bundle_rows import bundle_of, dataset_of, examples_of
+from training.funnel import Funnel
 from training.graded import Labels
 from training.intervals import intervals
 from training.lines import Week, events_before, judged_span, week_of
@@ -53,7 +51,7 @@ _GRADED = (
     tuple(f"p_good_condensed@{k}" for k in KS),
     ("coverage",),
 )
-_T = TypeVar("_T")
+_APART = (graded.ROWS, funnels.ROWS)  # shown in tables of their own
 
 app = typer.Typer(help="Judge a bundle beside the baselines.")
 
@@ -66,22 +64,27 @@ def judge(
     week: Week,
     name: str,
     labels: Labels | None = None,
+    funnel: Funnel | None = None,
 ) -> list[Metric]:
     """The towers under `name`, then every baseline.
 
     Of users who have a line each also the ranks among what they have not had; with labels also
-    which share of the towers' first candidates is good. Where it is what searches displayed that is
-    judged, its order and nothing else.
+    which share of the towers' first candidates is good; with a funnel also how many of every
+    method's first candidates come through it. Where it is what searches displayed that is judged,
+    its order and nothing else.
 
-    Raises: InputError for labels there.
+    Raises: InputError for labels or a funnel there, and for a funnel where there are no queries.
     """
     if trial.displayed is not None:
-        if labels is not None:
-            raise InputError(
-                "labels judge the first of all candidates, here what searches displayed is ranked",
-                where="--labels",
-            )
+        for option, given in (("--labels", labels), ("--funnel", funnel)):
+            if given is not None:
+                raise InputError(
+                    "it judges the first of all candidates, here what searches displayed is ranked",
+                    where=option,
+                )
         return _judge_displayed(trial, model, item_vectors, week=week, name=name)
+    if funnel is not None and not any(trial.examples.queries):
+        raise InputError("relevance control needs queries, and there are none", where="--funnel")
     ranks = {name: judge_towers(trial, model, item_vectors), **judge_baselines(trial)}
     found = metrics(week, ranks, trial)
     if trial.starts_ms is None:
@@ -93,6 +96,11 @@ def judge(
     if labels is not None:
         scored = _scores(trial, model, item_vectors)
         found.append(graded.p_good(trial, labels, scored, week=week, name=name))
+    if funnel is not None:
+        scored = _scores(trial, model, item_vectors)
+        lines, gained = funnels.gains(trial, funnel, scored, name=name)
+        told = _told(gained, trial.users[lines], week=week, rows=funnels.ROWS)
+        found += told.values()
     return found
 
 
@@ -109,7 +117,7 @@ def _judge_displayed(
         name: _scores_of_lists(lists, trial, model, item_vectors),
         "most popular": lists.events_C,
         "bm25": displayed.bm25(
-            lists, trial, watched=lambda numbers: _watched(numbers, "bm25, by list")
+            lists, trial, watched=lambda numbers: watched(numbers, "bm25, by list")
         ),
     }
     found = {method: displayed.gains(lists, score_C) for method, score_C in scores.items()}
@@ -152,7 +160,7 @@ def judge_baselines(trial: Trial) -> dict[str, Ranks]:
             trial.examples.queries,
             trial.owned,
             trial.targets,
-            watched=lambda queries: _watched(queries, "baselines, by query"),
+            watched=lambda queries: watched(queries, "baselines, by query"),
         ),
     }
 
@@ -187,7 +195,7 @@ def _user_vectors(trial: Trial, model: TwoTowers) -> Iterator[tuple[Columns, tor
         model,
         trial.examples,
         trial.catalogue,
-        watched=lambda passes: _watched(passes, "towers, by requests"),
+        watched=lambda passes: watched(passes, "towers, by requests"),
     )
 
 
@@ -198,7 +206,7 @@ def metrics(week: Week, ranks: Mapping[str, Ranks], trial: Trial) -> list[Metric
         rows: _metrics_over(
             sets[rows], ranks, trial, week=week, rows=rows, pool=len(trial.candidates)
         )
-        for rows in _watched(list(sets), "intervals, by rows")
+        for rows in watched(list(sets), "intervals, by rows")
     }
     return [found[rows][method] for method in ranks for rows in sets]
 
@@ -238,11 +246,6 @@ def _told(
     }
 
 
-def _watched(steps: Sequence[_T], what: str) -> Iterable[_T]:
-    """With a bar, on a terminal, that goes when they are done."""
-    return track(steps, what, console=people, transient=True) if people.is_terminal else steps
-
-
 @app.command()
 def evaluate(
     name: Annotated[
@@ -266,6 +269,13 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="LABEL", help="A label that counts as good; default: the best."),
     ] = None,
+    with_funnel: Annotated[
+        bool,
+        typer.Option("--funnel", help="How many of the first pass relevance control, and ranking."),
+    ] = False,
+    ranked: Annotated[
+        int, typer.Option(metavar="M", min=1, help="With --funnel: how many items enter ranking.")
+    ] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Judge a bundle as it is served, on the week that it was not trained on.
@@ -273,23 +283,29 @@ def evaluate(
     Intervals are 95 %, by resampling users. docs/models says what rows and metrics are.
     """
     settings = settings_module.load()
-    bundle = Bundle.load(_path(settings, name))
+    bundle = bundle_of(settings, name)
     if plot and not plot.parent.is_dir():
         raise InputError("there is no such folder", where=str(plot.parent))
     if good and labels is None:
         raise InputError("--good says which labels are good", next_step="Give --labels FILE too.")
     read = Labels.read(labels, good or ()) if labels else None
-    found = judge_bundle(settings, bundle, labels=read)
+    funnel = _funnel(settings, bundle, ranked) if with_funnel else None
+    found = judge_bundle(settings, bundle, labels=read, funnel=funnel)
     if plot and found[0].rows == DISPLAYED:
         raise InputError("no recall to draw: what searches displayed was ranked", where="--plot")
     if plot:
         plot.write_text(curve.recall_curves(first_rows(found), title=bundle.name))
     if as_json:
         emit_json({"bundle": bundle.name, "metrics": [each.model_dump() for each in found]})
-        return
+    else:
+        _tell(bundle, found, every_set=every_set, everything=everything)
+
+
+def _tell(bundle: Bundle, found: list[Metric], *, every_set: bool, everything: bool) -> None:
+    """Tables for people, and what the queries are."""
     title = f"{bundle.name}, {found[0].week} week"
-    by_people = [each for each in found if each.rows == graded.ROWS]
-    found = [each for each in found if each.rows != graded.ROWS]
+    apart = {rows: [each for each in found if each.rows == rows] for rows in _APART}
+    found = [each for each in found if each.rows not in apart]
     people.print(f"queries: {bundle.manifest.dataset['query_protocol']}")
     if everything:
         measured = {name for each in found for name in each.values}
@@ -298,8 +314,23 @@ def evaluate(
                 emit_table(table(found, there), title=title)
     else:
         emit_table(table(found if every_set else first_rows(found)), title=title)
-    for names in (_GRADED if everything else (_FIRST_GRADED,)) if by_people else ():
-        emit_table(table(by_people, names), title=title)
+    if by_people := apart[graded.ROWS]:
+        for names in _GRADED if everything else (_FIRST_GRADED,):
+            emit_table(table(by_people, names), title=title)
+    if through := apart[funnels.ROWS]:
+        emit_table(table(through, list(through[0].values)), title=title)
+
+
+def _funnel(settings: Settings, bundle: Bundle, ranked: int) -> Funnel:
+    """The stages behind this bundle's towers."""
+    there = rankers.load(bundle)
+    if there is None:
+        people.print(f"no pre-ranker, so no num_rank: `pagoda ranker {bundle.name}` trains one")
+    return Funnel(
+        min_relevant=settings.serving.min_relevant,
+        pre_ranker=there[0] if there else None,
+        ranked=ranked,
+    )
 
 
 def judge_bundle(
@@ -307,38 +338,17 @@ def judge_bundle(
     bundle: Bundle,
     *,
     labels: Labels | None = None,
+    funnel: Funnel | None = None,
     session: SparkSession | None = None,
 ) -> list[Metric]:
     """Metrics of a bundle's own weights and vectors, on rows fetched anew from Feast."""
-    dataset = datasets.load(settings)
+    dataset = dataset_of(settings, bundle)
     week = week_of(str(bundle.manifest.recipe_config.get("week")))
     span = judged_span(dataset, week)
-    trained_on = bundle.manifest.dataset
-    now = dataset.model_dump(mode="json")
-    if now | trained_on != now:
-        raise InputError(
-            "this bundle was trained on another data set",
-            where=bundle.name,
-            expected=str(trained_on.get("fingerprint")),
-            found=dataset.fingerprint,
-            next_step="Train again: the week to judge on may have been trained on.",
-        )
-    rows.require_built(settings, bundle.service, span, bundle.manifest.windows)
     judged = splits.lines_of(settings, dataset, span, week)
-    people.print("[dim]features from Feast …[/]")
-    with copying(settings), tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
-        requests = judged.select("user_key", "t_ms").unique().sort("t_ms", "user_key")
-        fetched = rows.fetch(settings, bundle.service, requests, Path(folder), session=session)
+    with examples_of(settings, bundle, judged, span, session=session) as examples:
         trial = Trial(
-            examples=prepare(
-                rows.read(fetched, judged),
-                judged,
-                bundle.catalogue,
-                bundle.tokenizer,
-                spec=bundle.manifest.windows,
-                stats=bundle.service.columns_of(USER_STATS),
-                folder=Path(folder) / "judged",
-            ),
+            examples=examples,
             catalogue=bundle.catalogue,
             history=events_before(settings, span.end),
             starts_ms=splits.starts_ms(dataset, span),
@@ -351,20 +361,8 @@ def judge_bundle(
             week=week,
             name=bundle.manifest.recipe,
             labels=labels,
+            funnel=funnel,
         )
-
-
-def _path(settings: Settings, name: str | None) -> Path:
-    if name is not None:
-        return settings.bundles / name
-    manifests = sorted(
-        settings.bundles.glob("*/bundle.json"), key=lambda each: each.stat().st_mtime
-    )
-    if not manifests:
-        raise NothingToDo(
-            "there is no bundle", where=str(settings.bundles), next_step="Run `pagoda train demo`."
-        )
-    return manifests[-1].parent
 
 
 if __name__ == "__main__":

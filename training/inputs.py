@@ -20,7 +20,7 @@ from pagoda.schemas import EVENTS, ITEMS, ROBOTS, SEARCHES, Table
 from pagoda.settings import Settings
 from pagoda.text import Tokenizer
 from training import lines, rows, splits
-from training.lines import Snapshots, Span, Week, judged_span
+from training.lines import Snapshots, Span, Week, judged_span, trained_span
 from training.recipes import Recipe
 from training.splits import Part
 
@@ -109,11 +109,12 @@ def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
             next_step="Enlarge CANDIDATES in pagoda/features.py and build the days again, or "
             'choose smaller windows; see "A longer window" in docs/add-a-feature.md.',
         )
-    judged = judged_span(dataset, week)
-    if dataset.split == "leave_last_out":
-        return Plan(recipe=recipe, week=week, train=judged, judged=judged)
-    first = max(judged.first - timedelta(days=recipe.train_days), dataset.first_day)
-    return Plan(recipe=recipe, week=week, train=Span(first=first, end=judged.first), judged=judged)
+    return Plan(
+        recipe=recipe,
+        week=week,
+        train=trained_span(dataset, week, recipe.train_days),
+        judged=judged_span(dataset, week),
+    )
 
 
 def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:

@@ -74,6 +74,17 @@ def judged_span(dataset: Dataset, week: Week) -> Span:
     return Span(first=dataset.validation_from, end=dataset.test_from)
 
 
+def trained_span(dataset: Dataset, week: Week, days: int) -> Span:
+    """The days that a model is fitted on: so many before the judged week, from the first there is.
+
+    Where each user's last line is judged, these are all days.
+    """
+    judged = judged_span(dataset, week)
+    if dataset.split == "leave_last_out":
+        return judged
+    return Span(first=max(judged.first - timedelta(days=days), dataset.first_day), end=judged.first)
+
+
 def week_of(text: str) -> Week:
     """The week of that name. Raises: InputError."""
     match text:

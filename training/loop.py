@@ -1,8 +1,7 @@
-"""The training loop: batch, forward, loss, check, backward, clip, step, log, checkpoint."""
+"""The training loop: batch, forward, loss, step, log, checkpoint."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pagoda.errors import CheckFailed
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.schemas import ACTIONS
@@ -22,7 +20,7 @@ from training.frequency import EstimatedChances, FrequencyConfig
 from training.losses import Mix, mixed, pairwise_hinge, sampled_softmax
 from training.mining import Mined
 from training.negatives import Chances, Memory, Negatives
-from training.optimisers import AdagradConfig, clip_gradients
+from training.optimisers import AdagradConfig, descend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,12 +134,13 @@ def train(
             order=config.order,
         ):
             loss = objective.loss(model, batch, step=len(losses))
-            if not math.isfinite(loss.item()):
-                raise _diverged(loss.item(), epoch, batch.number)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = clip_gradients(model, config.optimiser.clip_norm)
-            optimiser.step()
+            norm = descend(
+                model,
+                optimiser,
+                loss,
+                clip_norm=config.optimiser.clip_norm,
+                where=f"epoch {epoch}, batch {batch.number}",
+            )
             losses.append(loss.item())
             if on_step:
                 on_step(
@@ -266,11 +265,3 @@ def _chances(
     if config.frequency:
         return EstimatedChances(config.frequency, pool=pool, negatives=negatives)
     return chances(examples, config.requests_per_batch, pool, negatives)
-
-
-def _diverged(loss: float, epoch: int, batch: int) -> CheckFailed:
-    return CheckFailed(
-        f"the loss is {loss}; the model was not stepped",
-        where=f"epoch {epoch}, batch {batch}",
-        next_step="Lower the learning rates or the gradient's bound in the recipe.",
-    )

@@ -1,4 +1,4 @@
-"""AdaGrad as MGDSPR needs it: sparse rows for embeddings, a lower rate for dense layers.
+"""A step of AdaGrad as MGDSPR needs it: sparse rows for embeddings, a lower rate for dense layers.
 
 Embeddings want a rate of 0.1 and an accumulator that starts at 0, so that a rare row's first step
 is a full one; the same rate on dense layers makes MGDSPR diverge.
@@ -6,10 +6,13 @@ is a full one; the same rate on dense layers makes MGDSPR diverge.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from pagoda.errors import CheckFailed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,34 @@ class AdagradConfig:
             [group for group in groups if group["params"]],
             initial_accumulator_value=self.initial_accumulator,
         )
+
+
+def descend(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loss: Tensor,
+    *,
+    clip_norm: float,
+    where: str,
+) -> float:
+    """One step down a loss; the gradient's L2 norm as it was before it was clipped.
+
+    Args:
+        where: which batch, for people.
+
+    Raises: CheckFailed before the step if the loss is not finite.
+    """
+    if not math.isfinite(loss.item()):
+        raise CheckFailed(
+            f"the loss is {loss.item()}; the model was not stepped",
+            where=where,
+            next_step="Lower the learning rates or the gradient's bound in the recipe.",
+        )
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = clip_gradients(model, clip_norm)
+    optimiser.step()
+    return norm
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> float:

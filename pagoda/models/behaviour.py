@@ -26,11 +26,13 @@ class Behaviour:
 
     Attributes:
         real_time, short_term, long_term: item numbers, oldest first, U rows each.
+        real_time_age_s: whole seconds from each real-time event to the request, U rows.
         queries: numbers into a list of distinct texts kept beside it, oldest first, U rows.
         stats_UF: 1 where any statistic is above 0, then log1p of each, float32 [U, F].
     """
 
     real_time: Ragged
+    real_time_age_s: Ragged
     short_term: Ragged
     long_term: dict[str, Ragged]
     queries: Ragged
@@ -43,6 +45,7 @@ class Behaviour:
         """The requests of these numbers."""
         return Behaviour(
             real_time=self.real_time.take(rows),
+            real_time_age_s=self.real_time_age_s.take(rows),
             short_term=self.short_term.take(rows),
             long_term={action: each.take(rows) for action, each in self.long_term.items()},
             queries=self.queries.take(rows),
@@ -106,12 +109,15 @@ def encode(
         stats: the user statistics that the model's feature service names, in its order.
     """
     windows: list[Windows] = []
+    ages_U: list[npt.NDArray[np.int64]] = []
     stats_U: list[list[float]] = []
     for rows, at_ms in requests:
         windows.append(windows_of(rows, at_ms=at_ms, spec=spec))
+        ages_U.append((at_ms - windows[-1].real_time.ts) // 1000)
         stats_U.append(stats_of(rows, stats))
     return Behaviour(
         real_time=_item_numbers([each.real_time.value for each in windows], catalogue),
+        real_time_age_s=Ragged.from_rows(ages_U),
         short_term=_item_numbers([each.short_term.value for each in windows], catalogue),
         long_term={
             action: _item_numbers([each.long_term[action].value for each in windows], catalogue)

@@ -126,6 +126,7 @@ class UserBatch:
         request_B, text_B: each line's request, and its query's place in `texts`.
         blocks: the lines, gathered by request.
         real_time, short_term: clicks, oldest first. long_term: by action.
+        real_time_age_s_UT: whole seconds from each real-time click to the request.
         queries: previous queries, oldest first, places in `past_words_YN`.
         stats_UF: user statistics.
     """
@@ -137,6 +138,7 @@ class UserBatch:
     text_B: Tensor
     blocks: Blocks
     real_time: Padded
+    real_time_age_s_UT: Tensor
     short_term: Padded
     long_term: dict[str, Bags]
     queries: Padded
@@ -188,6 +190,7 @@ def user_batch(
         text_B=torch.from_numpy(text_place_B.astype(np.int64)),
         blocks=_blocks(request_B),
         real_time=_padded(real_time),
+        real_time_age_s_UT=_numbers(behaviour.real_time_age_s),
         short_term=_padded(short_term),
         long_term={
             action: Bags(

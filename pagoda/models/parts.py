@@ -6,7 +6,7 @@ D width, H heads, K = D / H.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -138,9 +138,9 @@ class ClsFusion(nn.Module):
         return out
 
 
-def mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them, none after the last."""
+def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Linear layers with an activation between them, none after the last."""
     layers: list[nn.Module] = []
     for inner, outer in pairwise(widths):
-        layers += [nn.Linear(inner, outer), nn.ReLU()]
+        layers += [nn.Linear(inner, outer), activation()]
     return nn.Sequential(*layers[:-1])

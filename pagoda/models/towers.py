@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.base import TwoTowers
@@ -35,6 +36,7 @@ KINDS: dict[str, type[Config]] = {
     "dssm": DssmConfig,
     "zam": ZamConfig,
 }
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def kind_of(config: Config) -> str:
@@ -56,6 +58,11 @@ def load(
     # Weights come from the file: building on `meta` spares initialising them first.
     with torch.device("meta"):
         model = TypeAdapter(KINDS[kind]).validate_python(config).build(Sizes(**sizes))
+    return fill(model, weights)
+
+
+def fill(model: _Model, weights: Path) -> _Model:
+    """The model with the weights of a file, ready to use. Raises: ValueError if they do not fit."""
     try:
         model.load_state_dict(load_file(weights), strict=True, assign=True)
     except RuntimeError as error:
@@ -63,6 +70,6 @@ def load(
     return model.eval()
 
 
-def save(model: TwoTowers, path: Path) -> None:
+def save(model: nn.Module, path: Path) -> None:
     """Write the weights as safetensors."""
     save_file({name: each.contiguous() for name, each in model.state_dict().items()}, path)

@@ -106,6 +106,9 @@ def test_requests_are_encoded_one_by_one_in_the_order_given(data: st.DataObject,
         }
         for name, numbers in items.items():
             assert numbers.tolist() == [number_of.get(what, 0) for _, _, what in law[name]]
+        at_ms = requests[at][1]
+        ages = [(at_ms - ts) // 1000 for ts, _, _ in law["real_time"]]
+        assert found.real_time_age_s[at].tolist() == ages
         asked = [texts.texts[number] for number in found.queries[at].tolist()]
         assert asked == [what for _, _, what in law["queries"]]
     assert len(found) == len(laws)
@@ -118,7 +121,8 @@ def test_requests_are_encoded_one_by_one_in_the_order_given(data: st.DataObject,
 
 def rows_in(behaviour: Behaviour, at: int) -> list[list[int]]:
     sequences = (behaviour.real_time, behaviour.short_term, behaviour.queries)
-    return [each[at].tolist() for each in (*sequences, *behaviour.long_term.values())]
+    clicked = (behaviour.real_time_age_s, *behaviour.long_term.values())
+    return [each[at].tolist() for each in (*sequences, *clicked)]
 
 
 def test_keys_of_63_bits_are_told_apart_and_statistics_stand_beside_them() -> None:

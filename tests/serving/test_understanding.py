@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from pagoda.filters import Filters, PriceRange
 from pagoda.models.catalogue import FIELDS
-from serving.shelf import Shelf
-from serving.understanding import Vocabulary, control
+from pagoda.shelf import Shelf
+from pagoda.understanding import Vocabulary, control
 from tests.training import toy
 
 ROWS = [

@@ -32,6 +32,7 @@ from training import displayed, evaluate
 from training.data import Examples
 from training.displayed import GRADES, lists_of
 from training.evaluate import judge
+from training.funnel import Funnel
 from training.graded import Labels
 from training.trial import Trial
 from training.vectors import encode_items
@@ -246,13 +247,16 @@ def test_the_order_in_which_candidates_come_moves_no_metric(
     assert alike[0] == alike[1]
 
 
-def test_labels_of_all_candidates_are_refused_there(
+def test_what_judges_the_first_of_all_candidates_is_refused_there(
     judged: Examples, catalogue: Catalogue, model: Mgdspr
 ) -> None:
     trial = trial_of(judged, catalogue, SHOWN, [])
-    vectors, labels = encode_items(model, catalogue), Labels({"milk": {"i0": True}})
-    with pytest.raises(InputError, match="what searches displayed is ranked"):
-        judge(trial, model, vectors, week="test", name="toy", labels=labels)
+    vectors = encode_items(model, catalogue)
+    labels = Labels({"milk": {"i0": True}})
+    funnel = Funnel(min_relevant=10, pre_ranker=None)
+    for option, asked in (("labels", {"labels": labels}), ("funnel", {"funnel": funnel})):
+        with pytest.raises(InputError, match=f"{option}.*what searches displayed is ranked"):
+            judge(trial, model, vectors, week="test", name="toy", **asked)
 
 
 # What people see -------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,20 +14,25 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from pagoda.bundle import Metric
+from pagoda import ranker as rankers
+from pagoda.bundle import Bundle, Metric, as_json
 from pagoda.errors import InputError
 from pagoda.ids import key_of
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import user_batch
 from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.models.tables import Sizes
+from pagoda.ranker import Record
 from pagoda.text import Tokenizer
 from pagoda.windows import DAY_MS
 from tests.oracles import metrics as oracle
 from tests.training import toy
+from tests.training.small import MGDSPR, built
+from tests.training.test_bst import SMALL as BST
 from training import evaluate
 from training.data import Examples
 from training.evaluate import judge, judge_towers
+from training.funnel import Funnel
 from training.graded import Labels, p_good
 from training.intervals import intervals
 from training.metrics import MISSED
@@ -229,7 +235,7 @@ def test_labels_are_shown_in_a_table_of_their_own(
     scored = [(np.arange(trial.examples.lines), score_BN)]
     ranks = {"toy": np.zeros(trial.examples.lines, np.int64)}
 
-    def judge_bundle(*_: object, labels: Labels | None) -> list[Metric]:
+    def judge_bundle(*_: object, labels: Labels | None, funnel: None) -> list[Metric]:
         graded = [] if labels is None else [p_good(trial, labels, scored, week="test", name="toy")]
         return [*evaluate.metrics("test", ranks, trial), *graded]
 
@@ -244,6 +250,74 @@ def test_labels_are_shown_in_a_table_of_their_own(
         assert told["values"]["p_good_condensed@10"] == share
     refused = CliRunner().invoke(evaluate.app, ["--good", "E"])
     assert isinstance(refused.exception, InputError)
+
+
+def test_a_funnel_adds_what_of_every_method_comes_through(
+    trial: Trial, catalogue: Catalogue, sizes: Sizes
+) -> None:
+    model = built(MGDSPR, sizes)
+    vectors = encode_items(model, catalogue)
+    plain = judge(trial, model, vectors, week="test", name="toy")
+    funnel = Funnel(min_relevant=10, pre_ranker=None, k=12)
+    found = judge(trial, model, vectors, week="test", name="toy", funnel=funnel)
+    added = found[len(plain) :]
+    assert found[: len(plain)] == plain
+    assert [each.method for each in added] == list(dict.fromkeys(each.method for each in plain))
+    for each in added:
+        low, high = each.intervals["num_prank@12"]
+        assert low <= each.values["num_prank@12"] <= high
+    # A shelf has ten items, the candidates eight or nine of them: what matches stands first.
+    of_method = {each.method: each.values["num_prank@12"] for each in added}
+    assert 8 <= of_method["bm25"] == of_method["popular among matching"] <= 9
+    assert of_method["most popular"] < 4
+
+
+def test_without_queries_there_is_nothing_to_control(
+    trial: Trial, catalogue: Catalogue, sizes: Sizes
+) -> None:
+    silent = replace(trial.examples, text_list=[""] * len(trial.examples.text_list))
+    model, funnel = built(MGDSPR, sizes), Funnel(min_relevant=10, pre_ranker=None)
+    with pytest.raises(InputError, match=r"--funnel.*needs queries"):
+        judge(
+            replace(trial, examples=silent),
+            model,
+            encode_items(model, catalogue),
+            week="test",
+            name="toy",
+            funnel=funnel,
+        )
+
+
+def test_a_funnel_has_the_bundles_own_pre_ranker_and_a_table_of_its_own(
+    judged: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = evaluate.judge_bundle()
+    asked: list[Funnel | None] = []
+
+    def judge_bundle(*_: object, labels: None, funnel: Funnel | None) -> list[Metric]:
+        asked.append(funnel)
+        values = {"num_prank@1000": 612.34, "num_rank@7": 5.0}
+        through = Metric(week="test", method="toy", rows="drawn lines", count=200, values=values)
+        return [*plain, *([through] if funnel else [])]
+
+    monkeypatch.setattr(evaluate, "judge_bundle", judge_bundle)
+    assert "num_prank" not in judged().stdout
+    without = judged("--funnel", "--ranked", "7")
+    assert "no pre-ranker" in without.stderr
+    assert "num_prank@1000" in without.stdout
+    assert "612.3" in without.stdout
+    bundle = Bundle.load(tmp_path / "bundles" / "toy")
+    model = BST.build(Sizes(**bundle.manifest.model.sizes))
+    config = {"model": dict(as_json(BST))}
+    fingerprint = bundle.manifest.fingerprint
+    rankers.save(bundle, model, Record(fingerprint=fingerprint, config=config, counts={}))
+    assert "no pre-ranker" not in judged("--funnel").stderr
+    first, second, third = asked
+    assert first is None
+    assert second == Funnel(min_relevant=10, pre_ranker=None, ranked=7)
+    assert third is not None
+    assert third.pre_ranker is not None
+    assert torch.equal(third.pre_ranker.item.weight, model.item.weight)
 
 
 def test_a_folder_that_is_not_there_is_named_before_the_work(

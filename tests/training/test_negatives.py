@@ -78,6 +78,7 @@ def drawn(tokenizer: Tokenizer) -> tuple[Examples, torch.Tensor]:
     examples = Examples(
         behaviour=Behaviour(
             real_time=nothing,
+            real_time_age_s=nothing,
             short_term=nothing,
             long_term=dict.fromkeys(LONG_TERM_ACTIONS, nothing),
             queries=nothing,

@@ -1,4 +1,4 @@
-"""The live items as serving asks of them: fields of hits, and which rows pass a filter.
+"""Items as a search asks of them: fields of hits, and which rows pass a filter.
 
 Text columns are held as numbers of their distinct values, so that a mask over a hundred thousand
 items costs some 50 µs.

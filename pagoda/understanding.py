@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pagoda.filters import Clause
+from pagoda.shelf import Mask, Shelf
 from pagoda.text import units_of
-from serving.shelf import Mask, Shelf
 
 WHOLE = ("brand", "colour")
 IN_PART = ("leaf_category", "category", "first_category")
@@ -111,6 +111,14 @@ def _runs(words: Phrase) -> set[Phrase]:
 def _is_term(phrase: Phrase, values: int) -> bool:
     """A manufacturer called "64" is not what "64 oz" asks for."""
     return values <= _MOST_VALUES and any(not word.isdigit() for word in phrase)
+
+
+def satisfying(shelf: Shelf, terms: Sequence[Term]) -> Mask:
+    """The items that satisfy all of these terms, bool [N]."""
+    mask = np.ones(len(shelf), bool)
+    for term in terms:
+        mask &= shelf.satisfying(term.clause)
+    return mask
 
 
 def control(shelf: Shelf, terms: Sequence[Term], *, passing: Mask, min_relevant: int) -> Control:

@@ -1,0 +1,109 @@
+"""The pre-ranker of a bundle: it lies inside the bundle's folder, and goes with it.
+
+    <bundles>/<name>/ranker/
+        ranker.json             what it is, for which towers, and the SHA-256 of its weights
+        weights.safetensors     pagoda.models.bst
+
+A bundle is whole without one, and serving reads none: it judges what retrieval finds
+(`pagoda evaluate --funnel`). Its tables have the numbers of the bundle's catalogue and tokenizer.
+Like the bundle it is written beside its place and renamed into it, whole or refused.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from pagoda.bundle import Bundle, digest, flush, told
+from pagoda.errors import BundleRefused
+from pagoda.models import towers
+from pagoda.models.bst import Bst, BstConfig
+from pagoda.models.tables import Sizes
+
+FOLDER, RECORD, WEIGHTS = "ranker", "ranker.json", "weights.safetensors"
+
+
+class Record(BaseModel):
+    """ranker.json.
+
+    Attributes:
+        fingerprint: the bundle's.
+        config: how it was trained, its model's configuration included.
+        counts: lines, steps, loss, seconds: what training saw.
+        weights: SHA-256 of the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    fingerprint: str
+    config: dict[str, Any]
+    counts: dict[str, float]
+    weights: str = ""
+
+
+def folder_of(bundle: Bundle) -> Path:
+    """Where a bundle's pre-ranker lies, if it has one."""
+    return bundle.path / FOLDER
+
+
+def load(bundle: Bundle) -> tuple[Bst, Record] | None:
+    """The bundle's pre-ranker, None if it has none.
+
+    Raises: BundleRefused if it is altered, incomplete or belongs to other towers.
+    """
+    folder = folder_of(bundle)
+    if not folder.exists():
+        return None
+    try:
+        record = Record.model_validate_json((folder / RECORD).read_bytes())
+        if record.fingerprint != bundle.manifest.fingerprint:
+            raise _refused(folder, f"it is of the towers {record.fingerprint}")
+        if digest(folder / WEIGHTS) != record.weights:
+            raise _refused(folder, f"{WEIGHTS}: altered (SHA-256 differs)")
+        # Weights come from the file: building on `meta` spares initialising them first.
+        with torch.device("meta"):
+            config = TypeAdapter(BstConfig).validate_python(record.config["model"])
+            model = config.build(Sizes(**bundle.manifest.model.sizes))
+        return towers.fill(model, folder / WEIGHTS), record
+    except ValidationError as error:
+        raise _refused(folder, "; ".join(told(RECORD, error))) from error
+    except (OSError, KeyError, ValueError) as error:
+        raise _refused(folder, str(error)) from error
+
+
+def save(bundle: Bundle, model: Bst, record: Record) -> Record:
+    """Write it, all of it or nothing, in the place of an earlier one.
+
+    Returns: the record, with the SHA-256 of the weights.
+    """
+    folder = folder_of(bundle)
+    draft = bundle.path / f".draft-{FOLDER}-{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        towers.save(model, draft / WEIGHTS)
+        whole = record.model_copy(update={"weights": digest(draft / WEIGHTS)})
+        (draft / RECORD).write_text(whole.model_dump_json(indent=2))
+        for each in (draft / WEIGHTS, draft / RECORD, draft):
+            flush(each)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        flush(bundle.path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return whole
+
+
+def _refused(folder: Path, found: str) -> BundleRefused:
+    return BundleRefused(
+        "this pre-ranker cannot be used",
+        where=str(folder),
+        found=found,
+        next_step="Train it again with `pagoda ranker --force`.",
+    )
