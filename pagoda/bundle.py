@@ -91,6 +91,7 @@ class Manifest(BaseModel):
         snapshots: lake table to Iceberg snapshot id, as read.
         dataset: the import's record: name, query protocol, shift, test and validation days.
         files: file name to SHA-256.
+        parent: the bundle whose weights training went on from; None where it began anew.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,6 +112,7 @@ class Manifest(BaseModel):
     dataset: dict[str, Any]
     metrics: list[Metric]
     files: dict[str, str] = {}
+    parent: str | None = None
 
     @property
     def collection(self) -> str:

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from pagoda import features, lake
-from pagoda.bundle import as_json
+from pagoda.bundle import Bundle, as_json
 from pagoda.dataset import Dataset
 from pagoda.errors import Conflict, InputError, NothingToDo
 from pagoda.models.catalogue import FIELDS
@@ -34,12 +34,14 @@ class Plan:
     Attributes:
         train: days whose lines are fitted. judged: the week that is evaluated, after them, or the
             same days.
+        parent: the bundle that training goes on from, if any (`training.parents`).
     """
 
     recipe: Recipe
     week: Week
     train: Span
     judged: Span
+    parent: Bundle | None = None
 
     @property
     def whole(self) -> Span:
@@ -57,7 +59,8 @@ class Inputs:
         snapshots: Iceberg snapshot id of every table read.
         features: digest of the feature rows there are for the days.
         fingerprint: of the recipe and of the content, not of the snapshots: a table that was
-            written again with the same rows changes nothing.
+            written again with the same rows changes nothing. A parent enters with its manifest,
+            which holds its name and a hash of each of its files.
     """
 
     dataset: Dataset
@@ -148,6 +151,7 @@ def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
         "" if shown is None else shown.write_csv(),
         pl.DataFrame(items).sort("item_key").write_csv(),
         *([] if displayed is None else [displayed.write_csv()]),
+        *([] if chosen.parent is None else [chosen.parent.manifest.model_dump_json()]),
     ):
         digest.update(f"{part}\0".encode())
     return Inputs(

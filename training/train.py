@@ -2,7 +2,8 @@
 
 The model is fitted on rows before the judged week and judged on it once: on the test week, or on
 the validation week where a choice is to be made. The same recipe on the same content gives the
-bundle that is already there.
+bundle that is already there. `--from BUNDLE` goes on from a bundle instead of beginning anew, on
+the days that it was not trained on (`training.parents`).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from rich.progress import (
 
 from pagoda import bundle as bundles
 from pagoda import dataset as datasets
-from pagoda import features, pins
+from pagoda import features, pins, registry
 from pagoda import settings as settings_module
-from pagoda.bundle import Manifest, ModelSpec, as_json
+from pagoda.bundle import Bundle, Manifest, ModelSpec, as_json
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import BundleRefused
 from pagoda.forgotten import copying
@@ -40,7 +41,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
 from pagoda.models.towers import kind_of
 from pagoda.settings import Settings
-from training import evaluate, loop, rows, splits
+from training import evaluate, loop, parents, rows, splits
 from training.data import Examples, prepare
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
@@ -104,7 +105,8 @@ def _bundle(
 ) -> Path:
     scratch = settings.scratch / f"train-{inputs.fingerprint}"
     with clock.part("items and words"):
-        tokenizer = inputs.tokenizer(chosen.recipe)
+        parent = chosen.parent
+        tokenizer = parent.tokenizer if parent else inputs.tokenizer(chosen.recipe)
         catalogue = Catalogue.build(inputs.items, tokenizer)
     service = features.service(chosen.recipe.service)
     stats = service.columns_of(features.USER_STATS)
@@ -131,6 +133,8 @@ def _bundle(
     sizes = Sizes.of(catalogue, tokenizer, stats=stats)
     torch.manual_seed(chosen.recipe.loop.seed)
     model = chosen.recipe.model.build(sizes)
+    if parent:
+        parents.inherit(model, catalogue, parent)
     with clock.part("train"):
         losses = _train(model, examples, catalogue, chosen, scratch)
     with clock.part("encode items"):
@@ -177,6 +181,7 @@ def _bundle(
         snapshots=inputs.snapshots,
         dataset=inputs.dataset.model_dump(mode="json"),
         metrics=metrics,
+        parent=parent.name if parent else None,
     )
     path = bundles.save(
         settings.bundles,
@@ -210,7 +215,7 @@ def _existing(settings: Settings, fingerprint: str) -> Path | None:
     for path in sorted(settings.bundles.glob("*/"), reverse=True):
         try:
             if bundles.read_manifest(path).fingerprint == fingerprint:
-                return bundles.Bundle.load(path).path
+                return Bundle.load(path).path
         except BundleRefused:
             continue
     return None
@@ -264,6 +269,14 @@ def train(
             help="Which week to judge on, training on what came before: test or validation."
         ),
     ] = "test",
+    parent: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="BUNDLE",
+            help="Go on from this bundle of the recipe, on the days since its training ended.",
+        ),
+    ] = None,
     show_plan: Annotated[
         bool, typer.Option("--plan", help="Only show the days whose features are needed.")
     ] = False,
@@ -271,26 +284,37 @@ def train(
 ) -> None:
     """Train a recipe and write a bundle."""
     settings = settings_module.load()
-    chosen = plan(recipe(name), datasets.load(settings), week_of(week))
+    dataset = datasets.load(settings)
+    chosen = plan(recipe(name), dataset, week_of(week))
+    if parent is not None:
+        started_from = Bundle.load(registry.require(settings, parent))
+        chosen = parents.going_on(chosen, dataset, started_from)
     if show_plan:
         planned = {
             "recipe": name,
             "features_from": str(chosen.whole.first),
             "features_to": str(chosen.whole.end - timedelta(days=1)),
+            "trained_from": str(chosen.train.first),
+            "trained_to": str(chosen.train.end - timedelta(days=1)),
             "judged_from": str(chosen.judged.first),
             "feature_service": chosen.recipe.service,
+            "parent": parent,
         }
         if as_json_:
             emit_json(planned)
         else:
             emit_table([planned])
         return
+    if parent is not None:
+        days = f"{chosen.train.first} to {chosen.train.end - timedelta(days=1)}"
+        people.print(f"from [bold]{parent}[/], on the days {days}")
     path, fresh = train_recipe(settings, chosen, force=force)
     manifest = bundles.read_manifest(path)
     result: dict[str, Any] = {
         "bundle": manifest.name,
         "path": str(path),
         "trained": fresh,
+        "parent": manifest.parent,
         "metrics": [each.model_dump() for each in manifest.metrics],
         "counts": manifest.counts,
     }

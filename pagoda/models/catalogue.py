@@ -94,6 +94,19 @@ class Catalogue:
         at = np.minimum(self.keys.searchsorted(keys), len(self) - 1)
         return np.where(self.keys[at] == keys, at + 1, 0).astype(np.int32)
 
+    def places_of(self, other: Catalogue) -> dict[str, npt.NDArray[np.int32]]:
+        """Where the rows of another catalogue's embedding tables stand in this one's.
+
+        By item key and attribute value, never by number. Returns: for "item" and each attribute
+        the number here of every number there, [1 + values there]; 0 for what is not known here.
+        """
+        none = np.zeros(1, np.int32)
+        known = {"item": self.numbers(other.keys)} | {
+            name: _numbers(pa.chunked_array([other._values(name)]), self._values(name)).to_numpy()
+            for name in ATTRIBUTES
+        }
+        return {name: np.concatenate([none, places]) for name, places in known.items()}
+
     @cached_property
     def attributes(self) -> dict[str, npt.NDArray[np.int32]]:
         """Each attribute's number by item number, [1 + N]."""

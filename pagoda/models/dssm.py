@@ -17,7 +17,7 @@ from torch.nn import functional
 from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import ItemBatch, UserBatch
 from pagoda.models.parts import sequence_mean
-from pagoda.models.tables import Sizes, table
+from pagoda.models.tables import Sizes, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Dssm(TwoTowers):
         super().__init__()
         self.config = config
         layers = [*config.hidden, config.width]
-        self.query, self.document = (Letters(sizes.trigram, layers) for _ in range(2))
+        self.query, self.document = (Letters(sizes, layers) for _ in range(2))
 
     def encode_user(self, batch: UserBatch) -> Tensor:
         """User vectors, [B, D]."""
@@ -73,9 +73,9 @@ class Letters(nn.Module):
     The first layer over 30k counts is a table's rows, summed: the same product.
     """
 
-    def __init__(self, trigrams: int, layers: Sequence[int]) -> None:
+    def __init__(self, sizes: Sizes, layers: Sequence[int]) -> None:
         super().__init__()
-        self.first = table(trigrams, layers[0])
+        self.first = Table(sizes, "trigram", layers[0])
         self.bias = nn.Parameter(self.first.weight.new_zeros(layers[0]))
         self.deep = nn.ModuleList(nn.Linear(*widths) for widths in pairwise(layers))
 

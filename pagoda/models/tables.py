@@ -52,6 +52,22 @@ class Sizes:
         )
 
 
+class Table(nn.Embedding):
+    """An embedding table; row 0 is zero and never trained, gradients are sparse.
+
+    Attributes:
+        kind: whose numbers its rows are, a field of `Sizes`: so that rows can be told by what they
+            stand for when a catalogue is numbered anew.
+    """
+
+    def __init__(self, sizes: Sizes, kind: str, width: int) -> None:
+        super().__init__(getattr(sizes, kind), width, padding_idx=0, sparse=True)
+        self.kind = kind
+        with torch.no_grad():
+            self.weight.normal_(std=_INITIAL_STD)
+            self.weight[0].zero_()
+
+
 class Tables(nn.Module):
     """One table for each kind of number, for both towers; row 0 is zero and never trained.
 
@@ -60,13 +76,13 @@ class Tables(nn.Module):
 
     def __init__(self, sizes: Sizes, *, width: int, attribute_width: int) -> None:
         super().__init__()
-        self.item = table(sizes.item, width)
+        self.item = Table(sizes, "item", width)
         self.attributes = nn.ModuleDict(
-            {name: table(getattr(sizes, name), attribute_width) for name in ATTRIBUTES}
+            {name: Table(sizes, name, attribute_width) for name in ATTRIBUTES}
         )
-        self.word = table(sizes.word, width)
-        self.bigram = table(sizes.bigram, width)
-        self.trigram = table(sizes.trigram, width)
+        self.word = Table(sizes, "word", width)
+        self.bigram = Table(sizes, "bigram", width)
+        self.trigram = Table(sizes, "trigram", width)
 
     def units(self, texts: TextBatch) -> Tensor:
         """`[mean(words); mean(word bigrams); mean(letter trigrams)]`, [X, TEXT_UNITS · D]."""
@@ -120,12 +136,3 @@ class ItemTower(ItemEmbedding):
         """Item vectors, [M, D]; nothing is normalised."""
         out: Tensor = self.embed(items) + torch.tanh(self.title(self.tables.title(items)))
         return out
-
-
-def table(rows: int, width: int) -> nn.Embedding:
-    """An embedding table; row 0 is zero and never trained, gradients are sparse."""
-    made = nn.Embedding(rows, width, padding_idx=0, sparse=True)
-    with torch.no_grad():
-        made.weight.normal_(std=_INITIAL_STD)
-        made.weight[0].zero_()
-    return made

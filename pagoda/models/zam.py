@@ -18,7 +18,7 @@ from torch.nn import functional
 from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import ItemBatch, UserBatch
 from pagoda.models.parts import attention_weights, unit_mean
-from pagoda.models.tables import Sizes, table
+from pagoda.models.tables import Sizes, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,8 @@ class Zam(TwoTowers):
         super().__init__()
         self.config = config
         width = config.width
-        self.word = table(sizes.word, width)
-        self.item = table(sizes.item, width)
+        self.word = Table(sizes, "word", width)
+        self.item = Table(sizes, "item", width)
         self.query = nn.Linear(width, width)
         self.probe = nn.Linear(width, config.rows * width)
         self.row_weight = nn.Parameter(torch.full((config.rows,), 1 / config.rows))
