@@ -187,6 +187,7 @@ def alone(batch: UserBatch) -> UserBatch:
             at_UT=torch.arange(len(asked)).view_as(queries.at_UT), mask_UT=queries.mask_UT
         ),
         stats_UF=batch.stats_UF[request_B],
+        real_time_age_s_UT=batch.real_time_age_s_UT[request_B],
     )
 
 
@@ -240,12 +241,16 @@ def examples(made: Catalogue, *, requests: int, seed: int) -> Examples:
         lengths = np.minimum(dice.poisson(mean, requests), most)
         return Ragged.from_lengths(drawn(int(lengths.sum())), lengths)
 
+    real_time = sequence("real_time")
     words = [f"w{dice.integers(_WORDS)}" for _ in range(_QUERIES * _QUERY_WORDS)]
     queries = [" ".join(words[at::_QUERIES]) for at in range(_QUERIES)]
     lines = requests * LINES
     return Examples(
         behaviour=Behaviour(
-            real_time=sequence("real_time"),
+            real_time=real_time,
+            real_time_age_s=Ragged.from_lengths(
+                dice.integers(1, 10**6, len(real_time.values)), real_time.lengths
+            ),
             short_term=sequence("short_term"),
             long_term={action: sequence(action) for action in LONG_TERM_ACTIONS},
             queries=Ragged.from_lengths(

@@ -291,7 +291,9 @@ def replace_days(loaded: Settings, view: View, rows: DataFrame, days: Sequence[d
     said = rows.withColumn("definition", sf.lit(view.definition))
     # A column that only a newer version of the code knows stays, and holds null.
     known = rows.sparkSession.table(name).limit(0)
-    known.unionByName(said, allowMissingColumns=True).writeTo(name).overwrite(_within(days))
+    whole = known.unionByName(said, allowMissingColumns=True)
+    # Sorted by day: else a file of every day is open at once, and a year of days fills the heap.
+    whole.writeTo(name).option("fanout-enabled", "false").overwrite(_within(days))
     snapshot = lake.open_table(loaded, view.table).current_snapshot()
     return int(snapshot.summary["added-records"] or 0) if snapshot and snapshot.summary else 0
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from pagoda.models.inputs import ItemBatch, UserBatch
 from pagoda.models.parts import SelfAttention, mlp, unit_mean
-from pagoda.models.tables import Sizes, table
+from pagoda.models.tables import Sizes, Table
 
 # Rows of the table of times: 0 is padding, then the target's own, then ages.
 _NOW = 1
@@ -86,11 +86,11 @@ class Bst(nn.Module):
     def __init__(self, config: BstConfig, sizes: Sizes) -> None:
         super().__init__()
         self.config = config
-        self.item = table(sizes.item, config.item_width)
-        self.leaf = table(sizes.leaf, config.attribute_width)
-        self.word = table(sizes.word, config.text_width)
+        self.item = Table.of(sizes, "item", config.item_width)
+        self.leaf = Table.of(sizes, "leaf", config.attribute_width)
+        self.word = Table.of(sizes, "word", config.text_width)
         if config.time:
-            self.time = table(_TIMES, config.time_width)
+            self.time = Table(_TIMES, config.time_width)
         if config.transformer:
             self.block = Block(config)
         places = (1 + config.events) * config.width

@@ -75,7 +75,7 @@ class Letters(nn.Module):
 
     def __init__(self, sizes: Sizes, layers: Sequence[int]) -> None:
         super().__init__()
-        self.first = Table(sizes, "trigram", layers[0])
+        self.first = Table.of(sizes, "trigram", layers[0])
         self.bias = nn.Parameter(self.first.weight.new_zeros(layers[0]))
         self.deep = nn.ModuleList(nn.Linear(*widths) for widths in pairwise(layers))
 

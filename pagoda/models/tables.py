@@ -57,15 +57,20 @@ class Table(nn.Embedding):
 
     Attributes:
         kind: whose numbers its rows are, a field of `Sizes`: so that rows can be told by what they
-            stand for when a catalogue is numbered anew.
+            stand for when a catalogue is numbered anew. None: they mean the same for ever.
     """
 
-    def __init__(self, sizes: Sizes, kind: str, width: int) -> None:
-        super().__init__(getattr(sizes, kind), width, padding_idx=0, sparse=True)
+    def __init__(self, rows: int, width: int, *, kind: str | None = None) -> None:
+        super().__init__(rows, width, padding_idx=0, sparse=True)
         self.kind = kind
         with torch.no_grad():
             self.weight.normal_(std=_INITIAL_STD)
             self.weight[0].zero_()
+
+    @classmethod
+    def of(cls, sizes: Sizes, kind: str, width: int) -> Table:
+        """The table of one kind of number."""
+        return cls(getattr(sizes, kind), width, kind=kind)
 
 
 class Tables(nn.Module):
@@ -76,13 +81,13 @@ class Tables(nn.Module):
 
     def __init__(self, sizes: Sizes, *, width: int, attribute_width: int) -> None:
         super().__init__()
-        self.item = Table(sizes, "item", width)
+        self.item = Table.of(sizes, "item", width)
         self.attributes = nn.ModuleDict(
-            {name: Table(sizes, name, attribute_width) for name in ATTRIBUTES}
+            {name: Table.of(sizes, name, attribute_width) for name in ATTRIBUTES}
         )
-        self.word = Table(sizes, "word", width)
-        self.bigram = Table(sizes, "bigram", width)
-        self.trigram = Table(sizes, "trigram", width)
+        self.word = Table.of(sizes, "word", width)
+        self.bigram = Table.of(sizes, "bigram", width)
+        self.trigram = Table.of(sizes, "trigram", width)
 
     def units(self, texts: TextBatch) -> Tensor:
         """`[mean(words); mean(word bigrams); mean(letter trigrams)]`, [X, TEXT_UNITS · D]."""

@@ -56,8 +56,8 @@ class Zam(TwoTowers):
         super().__init__()
         self.config = config
         width = config.width
-        self.word = Table(sizes, "word", width)
-        self.item = Table(sizes, "item", width)
+        self.word = Table.of(sizes, "word", width)
+        self.item = Table.of(sizes, "item", width)
         self.query = nn.Linear(width, width)
         self.probe = nn.Linear(width, config.rows * width)
         self.row_weight = nn.Parameter(torch.full((config.rows,), 1 / config.rows))
