@@ -88,7 +88,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The road first: its servers end with it, a session's own stay, and idle at half a core.
 
     `make mutate` wants to know soon: the quickest tests first, by what mutmut has measured.
+    Who has a fixture that starts Spark is marked so, whatever else it says.
     """
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker("spark")
     items.sort(key=lambda item: _room(item.nodeid) != "road")
     measured = Path("mutmut-stats.json")  # it runs the tests in its folder
     if measured.exists():
