@@ -16,7 +16,6 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pagoda.bundle import Bundle, digest, flush, told
@@ -66,11 +65,9 @@ def load(bundle: Bundle) -> tuple[Bst, Record] | None:
             raise _refused(folder, f"it is of the towers {record.fingerprint}")
         if digest(folder / WEIGHTS) != record.weights:
             raise _refused(folder, f"{WEIGHTS}: altered (SHA-256 differs)")
-        # Weights come from the file: building on `meta` spares initialising them first.
-        with torch.device("meta"):
-            config = TypeAdapter(BstConfig).validate_python(record.config["model"])
-            model = config.build(Sizes(**bundle.manifest.model.sizes))
-        return towers.fill(model, folder / WEIGHTS), record
+        config = TypeAdapter(BstConfig).validate_python(record.config["model"])
+        sizes = Sizes(**bundle.manifest.model.sizes)
+        return towers.filled(lambda: config.build(sizes), folder / WEIGHTS), record
     except ValidationError as error:
         raise _refused(folder, "; ".join(told(RECORD, error))) from error
     except (OSError, KeyError, ValueError) as error:

@@ -87,6 +87,22 @@ class Examples:
         within_B = np.arange(len(place_B)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return place_B, starts[place_B] + within_B
 
+    def user_batch(
+        self, requests: Numbers, lines: Numbers, catalogue: Catalogue, *, request_B: Numbers
+    ) -> UserBatch:
+        """Some requests and lines of theirs as the user tower takes them.
+
+        Args:
+            request_B: each line's place in `requests`.
+        """
+        return user_batch(
+            self.behaviour.take(requests),
+            catalogue,
+            self.texts,
+            request_B=request_B,
+            text_B=self.text_B[lines],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -212,21 +228,15 @@ def _batch(
         excluded_BP |= ~np.isin(items_P, drawn)
     excluded_BP[np.arange(len(lines)), positive_B] = False
     items_M = np.concatenate([items_P, np.setdiff1d(hard_BK[hard_BK > 0], items_P)])
-    place_of = np.full(len(catalogue) + 1, -1)
-    place_of[items_M] = np.arange(len(items_M))
+    order_M = np.argsort(items_M)
+    at_BK = np.searchsorted(items_M, hard_BK, sorter=order_M)
     return Batch(
-        user=user_batch(
-            examples.behaviour.take(requests),
-            catalogue,
-            examples.texts,
-            request_B=request_B,
-            text_B=examples.text_B[lines],
-        ),
+        user=examples.user_batch(requests, lines, catalogue, request_B=request_B),
         items=item_batch(items_M, catalogue),
         positive_B=torch.from_numpy(positive_B.astype(np.int64)),
         action_B=torch.from_numpy(examples.action_B[lines]),
         excluded_BP=torch.from_numpy(excluded_BP),
-        hard_BK=torch.from_numpy(place_of[hard_BK]),
+        hard_BK=torch.from_numpy(np.where(hard_BK > 0, order_M[at_BK], -1)),
         number=number,
     )
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 
 import polars as pl
 import pyarrow as pa
@@ -192,8 +191,7 @@ def _shown(settings: Settings, chosen: Plan, at: Snapshots) -> pl.DataFrame:
     if found.is_empty():
         raise NothingToDo(
             "no impressions to draw negatives from",
-            where=f"recipe {chosen.recipe.name}, lake, {chosen.train.first} to "
-            f"{chosen.train.end - timedelta(days=1)}",
+            where=f"recipe {chosen.recipe.name}, lake, {chosen.train.first} to {chosen.train.last}",
             expected="events with the action `impression` and their search's id",
             next_step="Import them, or train without `Negatives(impressed=...)`.",
         )
@@ -209,7 +207,7 @@ def _some(
             "no searches that led to an item"
             if dataset.requests == "searches"
             else f"no events to make rows of: {', '.join(dataset.positive_actions)}",
-            where=f"lake, {span.first} to {span.end - timedelta(days=1)}",
+            where=f"lake, {span.first} to {span.last}",
             next_step="Import a data set, or check test_from in dataset.json.",
         )
     return found

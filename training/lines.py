@@ -43,6 +43,11 @@ class Span:
         return (self.end - self.first).days
 
     @property
+    def last(self) -> date:
+        """The last of them."""
+        return self.end - timedelta(days=1)
+
+    @property
     def dates(self) -> list[date]:
         """Each of them."""
         return [self.first + timedelta(days=number) for number in range(self.days)]

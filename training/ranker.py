@@ -31,7 +31,7 @@ from pagoda.bundle import Bundle, as_json
 from pagoda.console import emit_json, emit_table, people, run, watched
 from pagoda.models.bst import Bst, BstConfig, Pairs
 from pagoda.models.catalogue import Catalogue
-from pagoda.models.inputs import item_batch, user_batch
+from pagoda.models.inputs import item_batch
 from pagoda.models.tables import Sizes
 from pagoda.ranker import Record
 from pagoda.settings import Settings
@@ -160,13 +160,7 @@ def pairs_of(
     requests, request_B = np.unique(examples.request_B[lines], return_inverse=True)
     items, item_at_P = np.unique(item_P, return_inverse=True)
     return Pairs(
-        user=user_batch(
-            examples.behaviour.take(requests),
-            catalogue,
-            examples.texts,
-            request_B=request_B,
-            text_B=examples.text_B[lines],
-        ),
+        user=examples.user_batch(requests, lines, catalogue, request_B=request_B),
         targets=item_batch(items, catalogue),
         line_P=torch.from_numpy(line_at_P),
         target_P=torch.from_numpy(item_at_P),

@@ -12,7 +12,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -149,8 +149,7 @@ def require_built(settings: Settings, service: Service, span: Span, windows: Win
             "feature rows lack what the model reads",
             where=service.name,
             problems=problems,
-            next_step=f"Run `pagoda features build --from {span.first} "
-            f"--to {span.end - timedelta(days=1)}`.",
+            next_step=f"Run `pagoda features build --from {span.first} --to {span.last}`.",
         )
 
 

@@ -69,7 +69,7 @@ def displayed(
     if found.is_empty():
         raise NothingToDo(
             "no search that displayed something led to an item",
-            where=f"lake, {judged.first} to {judged.dates[-1]}",
+            where=f"lake, {judged.first} to {judged.last}",
             next_step="Judge days whose searches have impressions; data sets such as JDsearch "
             "have them for the test day alone.",
         )

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -293,9 +293,9 @@ def train(
         planned = {
             "recipe": name,
             "features_from": str(chosen.whole.first),
-            "features_to": str(chosen.whole.end - timedelta(days=1)),
+            "features_to": str(chosen.whole.last),
             "trained_from": str(chosen.train.first),
-            "trained_to": str(chosen.train.end - timedelta(days=1)),
+            "trained_to": str(chosen.train.last),
             "judged_from": str(chosen.judged.first),
             "feature_service": chosen.recipe.service,
             "parent": parent,
@@ -306,7 +306,7 @@ def train(
             emit_table([planned])
         return
     if parent is not None:
-        days = f"{chosen.train.first} to {chosen.train.end - timedelta(days=1)}"
+        days = f"{chosen.train.first} to {chosen.train.last}"
         people.print(f"from [bold]{parent}[/], on the days {days}")
     path, fresh = train_recipe(settings, chosen, force=force)
     manifest = bundles.read_manifest(path)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
-from pagoda.models.inputs import item_batch, user_batch
+from pagoda.models.inputs import item_batch
 from training.data import Examples
 
 _ITEMS_PER_PASS = 8_192
@@ -54,12 +54,6 @@ def encode_lines(
             continue
         with torch.inference_mode():
             user_BD = model.encode_user(
-                user_batch(
-                    examples.behaviour.take(requests),
-                    catalogue,
-                    examples.texts,
-                    request_B=request_B,
-                    text_B=examples.text_B[lines],
-                )
+                examples.user_batch(requests, lines, catalogue, request_B=request_B)
             )
         yield lines, user_BD

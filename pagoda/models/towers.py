@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,14 +55,16 @@ def load(
     """
     if kind not in KINDS:
         raise ValueError(f"model kind {kind!r} is not one of {sorted(KINDS)}")
+    return filled(
+        lambda: TypeAdapter(KINDS[kind]).validate_python(config).build(Sizes(**sizes)), weights
+    )
+
+
+def filled(build: Callable[[], _Model], weights: Path) -> _Model:
+    """A model with the weights of a file, ready to use. Raises: ValueError if they do not fit."""
     # Weights come from the file: building on `meta` spares initialising them first.
     with torch.device("meta"):
-        model = TypeAdapter(KINDS[kind]).validate_python(config).build(Sizes(**sizes))
-    return fill(model, weights)
-
-
-def fill(model: _Model, weights: Path) -> _Model:
-    """The model with the weights of a file, ready to use. Raises: ValueError if they do not fit."""
+        model = build()
     try:
         model.load_state_dict(load_file(weights), strict=True, assign=True)
     except RuntimeError as error:

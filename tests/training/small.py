@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Protocol, TypeVar
+
 import pytest
 import torch
 from torch import Tensor
 
 from pagoda.models.alpha_dnn import AlphaDnnConfig
-from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.dssm import DssmConfig
 from pagoda.models.inputs import UserBatch, user_batch
@@ -18,6 +19,8 @@ from pagoda.models.youtube_dnn import YoutubeDnnConfig
 from pagoda.models.youtube_two_tower import YoutubeTwoTowerConfig
 from pagoda.models.zam import ZamConfig
 from training.data import Examples
+
+_Model = TypeVar("_Model", bound=torch.nn.Module, covariant=True)
 
 MGDSPR = MgdsprConfig(width=16, attribute_width=8, heads=2)
 ALPHA_DNN = AlphaDnnConfig(width=16, attribute_width=8, hidden=(24, 16))
@@ -55,7 +58,13 @@ def whole(examples: Examples, catalogue: Catalogue) -> UserBatch:
     )
 
 
-def built(config: Config, sizes: Sizes) -> TwoTowers:
+class Buildable(Protocol[_Model]):
+    """The configuration of some model."""
+
+    def build(self, sizes: Sizes) -> _Model: ...
+
+
+def built(config: Buildable[_Model], sizes: Sizes) -> _Model:
     """A model whose embeddings are large enough for differences to show."""
     torch.manual_seed(1)
     model = config.build(sizes).eval()

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pagoda.models.bst import Block, Bst, BstConfig, Pairs, time_number
+from pagoda.models.bst import Block, BstConfig, Pairs, time_number
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import Padded
 from pagoda.models.tables import Sizes
 from tests.training import toy
 from tests.training.conftest import MakeExamples
+from tests.training.small import built
 from training.data import Examples
 from training.ranker import pairs_of
 
@@ -28,17 +29,6 @@ SMALL = BstConfig(
     events=6,
     hidden=(24, 16),
 )
-
-
-def built(config: BstConfig, sizes: Sizes) -> Bst:
-    """A model whose embeddings are large enough for differences to show."""
-    torch.manual_seed(1)
-    model = config.build(sizes).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.Embedding):
-                module.weight[1:].normal_(std=0.5)
-    return model
 
 
 @pytest.fixture
