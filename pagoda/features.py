@@ -20,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from pagoda.errors import InputError
+from pagoda.owned import COLUMNS as OWNED_COLUMNS
+from pagoda.owned import OwnedSpec
 from pagoda.schemas import INT64S, TEXTS
 from pagoda.sequences import EMPTY_ITEMS, EMPTY_QUERIES, Sequence, merge
 from pagoda.statistics import Entity, Statistic
@@ -32,6 +34,8 @@ OWNER = "search@pagoda.local"
 # What rows hold of a user's behaviour. Windows of models must fit into it; enlarging it means
 # building the days again that such a model reads.
 CANDIDATES = WindowSpec()
+# What rows hold of what a user had before: a year, because people buy the same all year.
+OWNED = OwnedSpec(days=365, most=500)
 
 
 def _item_columns(prefix: str) -> dict[str, pa.DataType]:
@@ -87,6 +91,16 @@ USER_INTRADAY = View(
     candidates=CANDIDATES,
 )
 
+USER_ITEMS = View(
+    name="user_items",
+    description="The items that a user clicked or bought on the days before D: how often, and when "
+    "last.",
+    entity="user_key",
+    columns=OWNED_COLUMNS,
+    ttl_days=CANDIDATES.stream_days,
+    owned=OWNED,
+)
+
 USER_STATS = _statistics_view(
     name="user_stats",
     description="Statistics of a user's behaviour over the days before D.",
@@ -136,7 +150,7 @@ ITEM_PROFILE = View(
     ttl_days=None,
 )
 
-VIEWS = (USER_DAY, USER_INTRADAY, USER_STATS, ITEM_STATS, ITEM_PROFILE)
+VIEWS = (USER_DAY, USER_INTRADAY, USER_ITEMS, USER_STATS, ITEM_STATS, ITEM_PROFILE)
 
 
 _CLICKS = tuple(_item_columns("click"))
@@ -169,6 +183,11 @@ SEQUENCES_STATS_V1 = Service(
         ),
     ),
 )
+SEQUENCES_OWNED_V1 = Service(
+    name="sequences_owned_v1",
+    description="Sequences and what the user had before: MGDSPR with purchase memory.",
+    views=(*SEQUENCES_V1.views, USER_ITEMS.only(*OWNED_COLUMNS)),
+)
 ITEMS_V1 = Service(
     name="items_v1",
     description="Item profile and statistics, for rankers.",
@@ -188,7 +207,7 @@ ITEMS_V1 = Service(
         ITEM_STATS.only("clicks_7d", "clicks_30d", "buys_7d", "buys_30d", "users_30d"),
     ),
 )
-SERVICES = (SEQUENCES_V1, SEQUENCES_STATS_V1, ITEMS_V1)
+SERVICES = (SEQUENCES_V1, SEQUENCES_STATS_V1, SEQUENCES_OWNED_V1, ITEMS_V1)
 
 
 def view(name: str) -> View:

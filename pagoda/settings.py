@@ -166,6 +166,7 @@ class Retention(_Part):
     served: int | None = Field(default=14, ge=1)
     user_day: int | None = Field(default=None, ge=1)
     user_intraday: int | None = Field(default=None, ge=1)
+    user_items: int | None = Field(default=None, ge=1)
     user_stats: int | None = Field(default=None, ge=1)
     item_stats: int | None = Field(default=None, ge=1)
 

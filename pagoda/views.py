@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from pagoda.owned import OwnedSpec
 from pagoda.schemas import INT64S, TEXTS, TS, Table
 from pagoda.statistics import Entity, Kind, Statistic, problems_of
 from pagoda.windows import WindowSpec
@@ -32,6 +33,7 @@ class View:
         online_writer: who writes it to the online store; only one may.
         statistics: those of the columns that are statistics.
         candidates: for views of sequences, what the rows hold.
+        owned: for a view of what users had before, of what.
         whole: the view that this is a part of (`only`); None for a whole one.
     """
 
@@ -43,6 +45,7 @@ class View:
     online_writer: Literal["materialise", "stream"] = "materialise"
     statistics: Mapping[str, Statistic] = field(default_factory=dict)
     candidates: WindowSpec | None = None
+    owned: OwnedSpec | None = None
     whole: View | None = None
 
     def __post_init__(self) -> None:
@@ -78,6 +81,8 @@ class View:
         reach = [each.days for each in self.statistics.values()]
         if self.candidates:
             reach.append(self.candidates.recent_days + self.candidates.long_term_days)
+        if self.owned:
+            reach.append(self.owned.days)
         return max(reach, default=0)
 
     @property
@@ -107,8 +112,9 @@ class View:
     @property
     def meanings(self) -> dict[str, str]:
         """Column name to what it holds."""
+        said = {name: self.statistics.get(name, self.owned) for name in self.columns}
         return {
-            name: f"{kind}, {self.statistics[name]}" if name in self.statistics else str(kind)
+            name: f"{kind}, {said[name]}" if said[name] else str(kind)
             for name, kind in self.columns.items()
         }
 

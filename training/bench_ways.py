@@ -32,7 +32,7 @@ from pagoda.console import run
 from pagoda.contest import measured
 from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.base import TwoTowers
-from pagoda.models.behaviour import Behaviour, stats_width
+from pagoda.models.behaviour import Behaviour, Owned, stats_width
 from pagoda.models.catalogue import ATTRIBUTES, SCHEMA, Catalogue
 from pagoda.models.inputs import Bags, Blocks, ItemBatch, Padded, TextBatch, UserBatch
 from pagoda.models.mgdspr import Mgdspr, MgdsprConfig
@@ -59,7 +59,7 @@ _PAST_QUERIES, _STATS = 10, 7
 # Whose time is a part's. `lstm` is within `sequences`.
 PARTS: Mapping[str, Callable[..., Any]] = {
     "loader": data.batches,
-    "query": Mgdspr._query_rows,
+    "query": Mgdspr.query_rows,
     "sequences": Mgdspr._attend_sequence,
     "lstm": nn.LSTM.forward,
     "long term": Mgdspr._attend_long_term,
@@ -153,13 +153,15 @@ def alone(batch: UserBatch) -> UserBatch:
     """The same lines, each with a request, a text and items of its own."""
     request_B = batch.request_B
     lines = torch.arange(len(request_B))
-    padded = [_of_lines(each, request_B) for each in (batch.real_time, batch.short_term)]
+    padded = [
+        _of_lines(each, request_B) for each in (batch.real_time, batch.short_term, batch.owned)
+    ]
     bags = {action: _bags_of_lines(each, request_B) for action, each in batch.long_term.items()}
     places = [each.at_UT.flatten() for each in padded] + [each.at for each in bags.values()]
     # Place 0 stays that of the unknown item.
     ends = (1 + np.cumsum([0] + [len(each) for each in places])).tolist()
     own = [torch.arange(start, end) for start, end in pairwise(ends)]
-    real_time, short_term = (
+    real_time, short_term, owned = (
         Padded(at_UT=at.view_as(each.at_UT), mask_UT=each.mask_UT)
         for at, each in zip(own, padded, strict=False)
     )
@@ -181,11 +183,14 @@ def alone(batch: UserBatch) -> UserBatch:
         short_term=short_term,
         long_term={
             action: Bags(at=at, starts_U=each.starts_U)
-            for (action, each), at in zip(bags.items(), own[2:], strict=True)
+            for (action, each), at in zip(bags.items(), own[3:], strict=True)
         },
         queries=Padded(
             at_UT=torch.arange(len(asked)).view_as(queries.at_UT), mask_UT=queries.mask_UT
         ),
+        owned=owned,
+        owned_times_UJ=batch.owned_times_UJ[request_B],
+        owned_age_days_UJ=batch.owned_age_days_UJ[request_B],
         stats_UF=batch.stats_UF[request_B],
         real_time_age_s_UT=batch.real_time_age_s_UT[request_B],
     )
@@ -257,6 +262,7 @@ def examples(made: Catalogue, *, requests: int, seed: int) -> Examples:
                 dice.integers(_QUERIES, size=requests * _PAST_QUERIES, dtype=np.int32),
                 np.full(requests, _PAST_QUERIES),
             ),
+            owned=Owned.nothing(requests),
             stats_UF=dice.random((requests, stats_width(["s"] * _STATS))).astype(np.float32),
         ),
         texts=made.tokenizer.encode(queries),

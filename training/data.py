@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pagoda.models.behaviour import Behaviour, TextNumbers, encode
+from pagoda.models.behaviour import Behaviour, Owned, TextNumbers, encode
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import ItemBatch, UserBatch, item_batch, user_batch
 from pagoda.models.ragged import Ragged
@@ -354,7 +354,11 @@ def _impressed(
 class _Files:
     """Behaviour on disk: flat values appended per sequence, lengths kept in memory."""
 
-    _SEQUENCES = ("real_time", "real_time_age_s", "short_term", "queries", *LONG_TERM_ACTIONS)
+    _SEQUENCES = (
+        *("real_time", "real_time_age_s", "short_term", "queries"),
+        *("owned", "owned_times", "owned_age_days"),
+        *LONG_TERM_ACTIONS,
+    )
 
     def __init__(self, folder: Path) -> None:
         self._paths = {name: folder / f"{name}.int32" for name in self._SEQUENCES}
@@ -371,6 +375,9 @@ class _Files:
             "real_time_age_s": part.real_time_age_s,
             "short_term": part.short_term,
             "queries": part.queries,
+            "owned": part.owned.item,
+            "owned_times": part.owned.times,
+            "owned_age_days": part.owned.age_days,
             **part.long_term,
         }
         for name, ragged in sequences.items():
@@ -391,6 +398,9 @@ class _Files:
             real_time_age_s=ragged["real_time_age_s"],
             short_term=ragged["short_term"],
             queries=ragged["queries"],
+            owned=Owned(
+                item=ragged["owned"], times=ragged["owned_times"], age_days=ragged["owned_age_days"]
+            ),
             long_term={action: ragged[action] for action in LONG_TERM_ACTIONS},
             stats_UF=np.concatenate(self._stats) if self._stats else np.empty((0, 0), np.float32),
         )

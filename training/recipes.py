@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from pagoda.errors import InputError
-from pagoda.features import SEQUENCES_STATS_V1, SEQUENCES_V1
+from pagoda.features import SEQUENCES_OWNED_V1, SEQUENCES_STATS_V1, SEQUENCES_V1
 from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.dssm import DssmConfig
 from pagoda.models.mgdspr import MgdsprConfig
+from pagoda.models.mgdspr_repeats import MgdsprRepeatsConfig
 from pagoda.models.towers import Config
 from pagoda.models.youtube_dnn import YoutubeDnnConfig
 from pagoda.models.youtube_two_tower import YoutubeTwoTowerConfig
@@ -76,6 +77,21 @@ def alpha_dnn() -> Recipe:
 def mgdspr_year() -> Recipe:
     """MGDSPR on fifty weeks: what twelve weeks leave to be learned."""
     return replace(demo(), name="mgdspr_year", train_days=350)
+
+
+def mgdspr_repeats() -> Recipe:
+    """MGDSPR with a memory of what the user had within a year: our addition, not the paper's."""
+    return Recipe(
+        name="mgdspr_repeats",
+        model=MgdsprRepeatsConfig(),
+        service=SEQUENCES_OWNED_V1.name,
+        train_days=84,
+    )
+
+
+def mgdspr_repeats_year() -> Recipe:
+    """The same on fifty weeks."""
+    return replace(mgdspr_repeats(), name="mgdspr_repeats_year", train_days=350)
 
 
 def alpha_dnn_year() -> Recipe:
@@ -180,6 +196,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         demo,
         alpha_dnn,
         mgdspr_year,
+        mgdspr_repeats,
+        mgdspr_repeats_year,
         alpha_dnn_year,
         youtube_two_tower,
         youtube_dnn,

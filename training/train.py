@@ -164,7 +164,7 @@ def _bundle(
             config=dict(as_json(chosen.recipe.model)),
             sizes=dict(as_json(sizes)),
         ),
-        width=chosen.recipe.model.width,
+        width=vectors.shape[1],
         feature_service=chosen.recipe.service,
         schema_hash=service.schema_hash,
         windows=chosen.recipe.windows,

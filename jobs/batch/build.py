@@ -1,7 +1,7 @@
 """Build the feature tables of UTC days from the lake, in one Spark job.
 
-    lake.events, lake.searches, lake.items -> robots -> user_day, user_intraday, user_stats,
-                                                        item_stats, item_profile
+    lake.events, lake.searches, lake.items -> robots -> user_day, user_intraday, user_items,
+                                                        user_stats, item_stats, item_profile
 
 The row of day D holds what happened before D, so D's rows can be built as soon as D begins. A
 rerun of a day replaces exactly that day, in one commit a table, with the same rows: a reader sees
@@ -37,6 +37,7 @@ from jobs.batch import (
     robots,
     user_day,
     user_intraday,
+    user_items,
     user_stats,
 )
 from jobs.batch.plan import REACHES, Digests, Reach, Work, described, plan, runs
@@ -273,6 +274,8 @@ def _rows_of(view: View, events: DataFrame, days: Sequence[date]) -> DataFrame:
             return user_day.build(events, days=midnights, spec=spec)
         case features.USER_INTRADAY:
             return user_intraday.build(events, days=midnights, spec=spec)
+        case features.USER_ITEMS:
+            return user_items.build(events, days=midnights)
         case features.USER_STATS:
             return user_stats.build(events, days=midnights)
         case features.ITEM_STATS:

@@ -1,6 +1,6 @@
 """Write the newest valid feature rows to the online store, with Feast's Spark engine.
 
-    user_day, user_stats, item_stats, item_profile -> online store
+    user_day, user_items, user_stats, item_stats, item_profile -> online store
 
 Valid at a moment are rows no younger than it and no older than their view's TTL; the newest
 version of the newest row of each entity is written, and rows of entities that have none are taken

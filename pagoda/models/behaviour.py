@@ -12,12 +12,42 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pagoda.features import USER_STATS, candidates_of
+from pagoda.features import USER_ITEMS, USER_STATS, candidates_of
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.ragged import Ragged
-from pagoda.windows import LONG_TERM_ACTIONS, Candidates, Windows, WindowSpec, cut
+from pagoda.owned import COLUMNS as OWNED_COLUMNS
+from pagoda.sequences import Int64s
+from pagoda.windows import DAY_MS, LONG_TERM_ACTIONS, Candidates, Windows, WindowSpec, cut
 
 Rows = Mapping[str, Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owned:
+    """What U users had before the day of their request (`pagoda.owned`).
+
+    Attributes:
+        item: item numbers, most often first, U rows. times: how often each. age_days: UTC days
+            from the last time to the request.
+    """
+
+    item: Ragged
+    times: Ragged
+    age_days: Ragged
+
+    @classmethod
+    def nothing(cls, requests: int) -> Owned:
+        """Of so many users who had nothing."""
+        empty = Ragged.from_lengths(np.empty(0, np.int32), np.zeros(requests, np.int64))
+        return cls(item=empty, times=empty, age_days=empty)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Owned:
+        """The requests of these numbers."""
+        return Owned(
+            item=self.item.take(rows),
+            times=self.times.take(rows),
+            age_days=self.age_days.take(rows),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +58,7 @@ class Behaviour:
         real_time, short_term, long_term: item numbers, oldest first, U rows each.
         real_time_age_s: whole seconds from each real-time event to the request, U rows.
         queries: numbers into a list of distinct texts kept beside it, oldest first, U rows.
+        owned: what the users had before; empty rows for services that do not read it.
         stats_UF: 1 where any statistic is above 0, then log1p of each, float32 [U, F].
     """
 
@@ -36,6 +67,7 @@ class Behaviour:
     short_term: Ragged
     long_term: dict[str, Ragged]
     queries: Ragged
+    owned: Owned
     stats_UF: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
@@ -49,6 +81,7 @@ class Behaviour:
             short_term=self.short_term.take(rows),
             long_term={action: each.take(rows) for action, each in self.long_term.items()},
             queries=self.queries.take(rows),
+            owned=self.owned.take(rows),
             stats_UF=self.stats_UF[rows],
         )
 
@@ -93,6 +126,14 @@ def stats_of(rows: Rows, stats: Sequence[str]) -> list[float]:
     return [float(any(logs)), *logs]
 
 
+def owned_of(rows: Rows, *, at_ms: int) -> tuple[Int64s, Int64s, Int64s]:
+    """Keys of the items that a user had before, how often, and how many UTC days ago the last."""
+    row = rows.get(USER_ITEMS.name) or {}
+    values = (row.get(column) for column in OWNED_COLUMNS)
+    items, times, last_ts = (np.asarray([] if v is None else v, np.int64) for v in values)
+    return items, times, at_ms // DAY_MS - last_ts // DAY_MS
+
+
 def encode(
     requests: Iterable[tuple[Rows, int]],
     catalogue: Catalogue,
@@ -111,10 +152,12 @@ def encode(
     windows: list[Windows] = []
     ages_U: list[npt.NDArray[np.int64]] = []
     stats_U: list[list[float]] = []
+    owned: list[tuple[Int64s, Int64s, Int64s]] = []
     for rows, at_ms in requests:
         windows.append(windows_of(rows, at_ms=at_ms, spec=spec))
         ages_U.append((at_ms - windows[-1].real_time.ts) // 1000)
         stats_U.append(stats_of(rows, stats))
+        owned.append(owned_of(rows, at_ms=at_ms))
     return Behaviour(
         real_time=_item_numbers([each.real_time.value for each in windows], catalogue),
         real_time_age_s=Ragged.from_rows(ages_U),
@@ -125,6 +168,11 @@ def encode(
         },
         queries=Ragged.from_rows(
             [[texts[text] for text in each.queries.value] for each in windows]
+        ),
+        owned=Owned(
+            item=_item_numbers([items for items, _, _ in owned], catalogue),
+            times=Ragged.from_rows([times for _, times, _ in owned]),
+            age_days=Ragged.from_rows([ages for _, _, ages in owned]),
         ),
         stats_UF=np.asarray(stats_U, np.float32).reshape(len(windows), stats_width(stats)),
     )

@@ -6,7 +6,7 @@ Shape legend
     C  blocks: up to L lines of one request
     M  distinct items of the batch's sequences
     X  distinct queries of the lines               Y  distinct previous queries
-    T  length of a sequence, padded right to the longest of the batch
+    T  length of a sequence, padded right to the longest of the batch     J  the same of `owned`
     N  units of a text, padded right               F  user statistics
 """
 
@@ -128,6 +128,8 @@ class UserBatch:
         real_time, short_term: clicks, oldest first. long_term: by action.
         real_time_age_s_UT: whole seconds from each real-time click to the request.
         queries: previous queries, oldest first, places in `past_words_YN`.
+        owned: what the users had before, most often first; owned_times_UJ, owned_age_days_UJ: how
+            often, and how many days ago the last time.
         stats_UF: user statistics.
     """
 
@@ -142,6 +144,9 @@ class UserBatch:
     short_term: Padded
     long_term: dict[str, Bags]
     queries: Padded
+    owned: Padded
+    owned_times_UJ: Tensor
+    owned_age_days_UJ: Tensor
     stats_UF: Tensor
 
     @property
@@ -165,14 +170,19 @@ def user_batch(
         texts: every tokenised text that may occur.
         request_B, text_B: each line's row in `behaviour` and in `texts`; at least one line.
     """
-    sequences = [behaviour.real_time, behaviour.short_term, *behaviour.long_term.values()]
+    sequences = [
+        behaviour.real_time,
+        behaviour.short_term,
+        behaviour.owned.item,
+        *behaviour.long_term.values(),
+    ]
     # The unknown item, which embeds to zero, comes first: place 0 is padding too.
     item_numbers, places = np.unique(
         np.concatenate([np.zeros(1, np.int32), *(each.values for each in sequences)]),
         return_inverse=True,
     )
     ends = 1 + np.cumsum([0] + [len(each.values) for each in sequences])
-    real_time, short_term, *long_term = (
+    real_time, short_term, owned, *long_term = (
         Ragged(places[start:end].astype(np.int64), each.offsets)
         for start, end, each in zip(ends, ends[1:], sequences, strict=False)
     )
@@ -199,6 +209,9 @@ def user_batch(
             for action, each in zip(behaviour.long_term, long_term, strict=True)
         },
         queries=_padded(queries),
+        owned=_padded(owned),
+        owned_times_UJ=_numbers(behaviour.owned.times),
+        owned_age_days_UJ=_numbers(behaviour.owned.age_days),
         stats_UF=torch.from_numpy(behaviour.stats_UF),
     )
 

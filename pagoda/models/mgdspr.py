@@ -117,8 +117,10 @@ class Mgdspr(TwoTowers):
 
         Behaviour is encoded once per request; each line's query attends to its request's.
         """
-        q_mgs_BQD = self._query_rows(batch)
-        e_MD = self.item_tower.embed(batch.items)
+        return self.fused(batch, self.query_rows(batch), self.item_tower.embed(batch.items))
+
+    def fused(self, batch: UserBatch, q_mgs_BQD: Tensor, e_MD: Tensor) -> Tensor:
+        """The same from `Q_mgs` and the embeddings of the batch's items."""
         blocks = batch.blocks
         L, Q, D = blocks.line_CL.shape[1], q_mgs_BQD.shape[1], q_mgs_BQD.shape[2]
         # A block's lines stand side by side as the queries of one attention, E = L · Q.
@@ -132,7 +134,7 @@ class Mgdspr(TwoTowers):
         out: Tensor = self.fusion(torch.cat([q_mgs_BQD, *hidden_BQD], 1))
         return out
 
-    def _query_rows(self, batch: UserBatch) -> Tensor:
+    def query_rows(self, batch: UserBatch) -> Tensor:
         """`Q_mgs`, [B, Q, D]; without a query the item clicked last stands in (1.9)."""
         if self.config.query == "text":
             rows_BQD: Tensor = self.query(self.item_tower.tables, batch)

@@ -139,5 +139,9 @@ class ItemTower(ItemEmbedding):
 
     def forward(self, items: ItemBatch) -> Tensor:
         """Item vectors, [M, D]; nothing is normalised."""
-        out: Tensor = self.embed(items) + torch.tanh(self.title(self.tables.title(items)))
+        return self.titled(self.embed(items), items)
+
+    def titled(self, e_MD: Tensor, items: ItemBatch) -> Tensor:
+        """The same from items that are embedded already."""
+        out: Tensor = e_MD + torch.tanh(self.title(self.tables.title(items)))
         return out

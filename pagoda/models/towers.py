@@ -15,6 +15,7 @@ from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.base import TwoTowers
 from pagoda.models.dssm import DssmConfig
 from pagoda.models.mgdspr import MgdsprConfig
+from pagoda.models.mgdspr_repeats import MgdsprRepeatsConfig
 from pagoda.models.tables import Sizes
 from pagoda.models.youtube_dnn import YoutubeDnnConfig
 from pagoda.models.youtube_two_tower import YoutubeTwoTowerConfig
@@ -22,6 +23,7 @@ from pagoda.models.zam import ZamConfig
 
 Config = (
     MgdsprConfig
+    | MgdsprRepeatsConfig
     | AlphaDnnConfig
     | YoutubeTwoTowerConfig
     | YoutubeDnnConfig
@@ -30,6 +32,7 @@ Config = (
 )
 KINDS: dict[str, type[Config]] = {
     "mgdspr": MgdsprConfig,
+    "mgdspr_repeats": MgdsprRepeatsConfig,
     "alpha_dnn": AlphaDnnConfig,
     "youtube_two_tower": YoutubeTwoTowerConfig,
     "youtube_dnn": YoutubeDnnConfig,

@@ -29,8 +29,8 @@ pytestmark = pytest.mark.spark
 END = LAST + timedelta(days=1)
 NOW = datetime(2024, 3, 4, 1, tzinfo=UTC)
 NOONS = [datetime(2024, 2, 26, 12, tzinfo=UTC) - timedelta(days=n) for n in range(-6, 30)]
-BEFORE = "user_day, user_stats, item_stats"
-ALL = "user_day, user_intraday, user_stats, item_stats"
+BEFORE = "user_day, user_items, user_stats, item_stats"
+ALL = "user_day, user_intraday, user_items, user_stats, item_stats"
 NEW_DAY = {"first": str(END), "last": str(END), "views": ALL, "why": NEW}
 _DICE = np.random.default_rng(8)
 EVERYTHING = [each for number in range(6) for each in generated.of_user(f"late-{number}", _DICE)]

@@ -12,9 +12,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.batch import user_day, user_intraday, user_stats
+from jobs.batch import user_day, user_intraday, user_items, user_stats
 from jobs.batch.plan import NEW, UNKNOWN, Reach, Work, described, plan, reaches, runs
 from pagoda import features
+from pagoda.owned import OwnedSpec
 from tests.features.histories import DAY, history_of, times_of_day
 from tests.features.test_windows import SMALL
 from tests.oracles.features import Arrival
@@ -22,9 +23,11 @@ from tests.oracles.windows import Happening
 
 FIRST = date(2024, 2, 20)  # a leap day lies ahead
 EPOCH = date(1970, 1, 1)
-VIEWS = ("user_day", "user_intraday", "user_stats")
+VIEWS = ("user_day", "user_intraday", "user_items", "user_stats")
+FEW = OwnedSpec(days=20, most=2)
 SMALL_VIEWS = (
     *(replace(view, candidates=SMALL) for view in (features.USER_DAY, features.USER_INTRADAY)),
+    replace(features.USER_ITEMS, owned=FEW),
     features.USER_STATS,
 )
 ROUNDS = 3
@@ -126,6 +129,7 @@ def rows_of(view: str, arrived: list[Arrival], days: list[date]) -> list[dict[st
     made = {
         "user_day": lambda: user_day.of_user(1, history, days=at, spec=SMALL),
         "user_intraday": lambda: user_intraday.of_user(1, history, days=at, spec=SMALL),
+        "user_items": lambda: user_items.of_user(1, history, days=at, spec=FEW),
         "user_stats": lambda: user_stats.of_user(1, history, days=at),
     }[view]()
     rows = [row for batch in made for row in batch.to_pylist()]
@@ -145,6 +149,7 @@ def test_a_late_event_touches_its_own_day_and_those_that_look_back_at_it() -> No
     assert all(each.why == (late,) for each in work)
     by_view = {view: [each.day for each in work if each.view == view] for view in reach}
     assert by_view.pop("user_intraday") == [late]
+    assert by_view.pop("user_items") == days[11:]  # all of a year
     assert set(by_view) == {"user_day", "user_stats", "item_stats"}
     for of_view in by_view.values():
         assert of_view == [late + timedelta(days=n) for n in range(1, 31)]

@@ -125,6 +125,28 @@ def test_user_statistics_equal_a_naive_count(built: Built) -> None:
         assert mean is None or math.isclose(mean, expected_mean)
 
 
+def test_what_a_user_had_equals_a_naive_count(built: Built) -> None:
+    rng = np.random.default_rng(6)
+    users = {key_of("user", user): found for user, found in built.by_user.items()}
+    pairs = [(key, t) for key, found in users.items() for t in generated.moments(found, rng, 3)]
+    spec, seen = features.OWNED, 0
+    frame = entity_frame(pairs, "user_key")
+    for row in historical(built.settings, features.SEQUENCES_OWNED_V1, frame):
+        expected = oracle.user_items(
+            users[row["user_key"]],
+            at_ms=row["t"],
+            click_actions=CLICK_ACTIONS,
+            days=spec.days,
+            most=spec.most,
+        )
+        found = part(row, features.USER_ITEMS)
+        assert {name: values and list(values) for name, values in found.items()} == (
+            expected or dict.fromkeys(found)
+        )
+        seen += expected is not None
+    assert seen > len(pairs) / 2
+
+
 def test_item_statistics_equal_a_naive_count(built: Built) -> None:
     everything = [each for found in built.by_user.values() for each in found]
     rng = np.random.default_rng(5)
@@ -271,7 +293,9 @@ def test_what_is_materialised_is_read_back_through_feast(
     settings = with_redis(built.settings, redis_server)
     at = datetime(LAST.year, LAST.month, LAST.day, 12, tzinfo=UTC)
     summary = {row["view"]: row["entities"] for row in materialise(spark, settings, at=at)}
-    assert set(summary) == {"user_day", "user_stats", "item_stats", "item_profile"}
+    assert set(summary) == {
+        view.name for view in features.VIEWS if view.online_writer == "materialise"
+    }
     feature_store = store.open_store(settings, offline=False)
     for view in features.VIEWS:
         if view.online_writer != "materialise":
@@ -330,7 +354,7 @@ def test_materialising_without_valid_rows_fails(
     spark: SparkSession, built: Built, redis_server: Settings
 ) -> None:
     settings = with_redis(built.settings, redis_server)
-    with pytest.raises(NothingToDo, match="user_day, user_stats, item_stats"):
+    with pytest.raises(NothingToDo, match="user_day, user_items, user_stats, item_stats"):
         materialise(spark, settings, at=datetime(2024, 6, 1, tzinfo=UTC))
 
 

@@ -122,7 +122,8 @@ def test_requests_are_encoded_one_by_one_in_the_order_given(data: st.DataObject,
 def rows_in(behaviour: Behaviour, at: int) -> list[list[int]]:
     sequences = (behaviour.real_time, behaviour.short_term, behaviour.queries)
     clicked = (behaviour.real_time_age_s, *behaviour.long_term.values())
-    return [each[at].tolist() for each in (*sequences, *clicked)]
+    owned = (behaviour.owned.item, behaviour.owned.times, behaviour.owned.age_days)
+    return [each[at].tolist() for each in (*sequences, *clicked, *owned)]
 
 
 def test_keys_of_63_bits_are_told_apart_and_statistics_stand_beside_them() -> None:
@@ -134,6 +135,11 @@ def test_keys_of_63_bits_are_told_apart_and_statistics_stand_beside_them() -> No
             "click_items": [key + 1, key],
         },
         "user_stats": {"clicks_7d": 2},
+        "user_items": {
+            "owned_items": [key, key + 1],
+            "owned_times": [3, 1],
+            "owned_last_ts": [DAYS[0] - 1, DAYS[0] - DAY - 1],
+        },
     }
     item = {"item_key": key, "item_id": "i", "title": "x"}
     catalogue = Catalogue(pa.Table.from_pylist([item], schema=FIELDS), Tokenizer.fit([]))
@@ -143,6 +149,9 @@ def test_keys_of_63_bits_are_told_apart_and_statistics_stand_beside_them() -> No
         assert found.stats_UF.shape == (len(requests), 2)
         assert found.stats_UF.dtype == np.float32
         assert np.allclose(found.stats_UF[:1], [[1, np.log1p(2)]])
+        assert [rows_in(found, at)[-3:] for at in range(len(found))] == [
+            [[1, 0], [3, 1], [1, 2]], [[], [], []]
+        ][: len(requests)]  # fmt: skip
         again = found.take(np.arange(len(requests))[::-1])
         assert [each.tolist() for each in again.real_time] == [[], [0, 1]][: len(requests)]
         assert np.array_equal(again.stats_UF, found.stats_UF[::-1])

@@ -86,7 +86,8 @@ def test_names_that_nobody_gave_are_refused_with_those_there_are() -> None:
     with pytest.raises(KeyError) as refused:
         features.service("x")
     assert refused.value.args == (
-        "no feature service 'x'; there are ['sequences_v1', 'sequences_stats_v1', 'items_v1']",
+        "no feature service 'x'; there are ['sequences_v1', 'sequences_stats_v1', "
+        "'sequences_owned_v1', 'items_v1']",
     )
 
 

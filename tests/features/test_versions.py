@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.batch import user_day, user_intraday, user_stats
+from jobs.batch import user_day, user_intraday, user_items, user_stats
 from pagoda.features import USER_DAY, candidates_of
+from pagoda.owned import OwnedSpec
 from pagoda.windows import WindowSpec, cut
 from tests.features import arrivals as generated
 from tests.features.histories import DAY, DAYS, arrivals, days, history_of, midnights, times_of_day
@@ -74,6 +75,31 @@ def test_statistics_of_long_histories_equal_a_naive_count(seed: int) -> None:
         )
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_what_a_user_had_over_a_long_history_equals_a_naive_count(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrived, clicks = generated.of_user("u", rng), generated.CLICK_ACTIONS
+    spec = OwnedSpec(days=20, most=4)
+    day = generated.midnight(generated.LAST) - DAY
+    make = partial(user_items.of_user, 1, days=built(day), spec=spec)
+    rows = [
+        row for each in of_history(arrived, make, click_actions=clicks) for row in each.to_pylist()
+    ]
+    for at_ms in generated.moments(arrived, rng, 8):
+        assert_owned(rows, arrived, at_ms, spec, clicks)
+
+
+@given(data=st.data(), day=days, time=times_of_day)
+def test_what_a_user_had_equals_a_naive_count_of_what_was_known(
+    data: st.DataObject, day: int, time: int
+) -> None:
+    arrived = data.draw(arrivals(day, back=9))
+    spec = OwnedSpec(days=data.draw(st.integers(1, 8)), most=data.draw(st.integers(1, 4)))
+    make = partial(user_items.of_user, 1, days=built(day), spec=spec)
+    rows = [row for batch in of_history(arrived, make) for row in batch.to_pylist()]
+    assert_owned(rows, arrived, moment(data, arrived, day, time), spec, ("click",))
+
+
 @given(data=st.data(), day=days)
 def test_no_two_versions_of_a_row_share_their_created_time(data: st.DataObject, day: int) -> None:
     arrived = data.draw(arrivals(day, back=9))
@@ -117,6 +143,21 @@ def test_statistics_equal_a_naive_count_of_what_was_known(
     ]
     today = [row for row in rows if row["day"].toordinal() == oracle.day_number(at_ms - 1)]
     expected = oracle.user_stats(arrived, at_ms=at_ms, click_actions=("click",), prices={})
+    found = as_of(today, at_ms)
+    assert {name: found[name] for name in expected} == expected if expected else not found
+
+
+def assert_owned(
+    rows: list[dict[str, Any]],
+    arrived: list[Arrival],
+    at_ms: int,
+    spec: OwnedSpec,
+    click_actions: tuple[str, ...],
+) -> None:
+    today = [row for row in rows if row["day"].toordinal() == oracle.day_number(at_ms - 1)]
+    expected = oracle.user_items(
+        arrived, at_ms=at_ms, click_actions=click_actions, days=spec.days, most=spec.most
+    )
     found = as_of(today, at_ms)
     assert {name: found[name] for name in expected} == expected if expected else not found
 

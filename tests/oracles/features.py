@@ -65,6 +65,31 @@ def user_stats(
     }
 
 
+def user_items(
+    arrivals: Iterable[Arrival],
+    *,
+    at_ms: int,
+    click_actions: Sequence[str],
+    days: int,
+    most: int,
+) -> dict[str, list[int]] | None:
+    """What a user had on the days before a moment's, most often first, None if nothing."""
+    day = day_number(at_ms - 1)
+    had: dict[int, list[int]] = {}
+    for each in known(arrivals, at_ms=at_ms):
+        at, action = each.happening.ts, each.happening.action
+        if day - days <= day_number(at) < day and action in {*click_actions, "buy"}:
+            had.setdefault(int(each.happening.what), []).append(at)
+    if not had:
+        return None
+    kept = sorted(had, key=lambda item: (-len(had[item]), -max(had[item]), item))[:most]
+    return {
+        "owned_items": kept,
+        "owned_times": [len(had[item]) for item in kept],
+        "owned_last_ts": [max(had[item]) for item in kept],
+    }
+
+
 def item_stats(
     arrivals: Iterable[Arrival], item: int, *, at_ms: int, click_actions: Sequence[str]
 ) -> dict[str, int] | None:

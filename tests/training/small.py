@@ -13,6 +13,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.dssm import DssmConfig
 from pagoda.models.inputs import UserBatch, user_batch
 from pagoda.models.mgdspr import MgdsprConfig
+from pagoda.models.mgdspr_repeats import MgdsprRepeatsConfig
 from pagoda.models.tables import Sizes
 from pagoda.models.towers import Config
 from pagoda.models.youtube_dnn import YoutubeDnnConfig
@@ -23,6 +24,7 @@ from training.data import Examples
 _Model = TypeVar("_Model", bound=torch.nn.Module, covariant=True)
 
 MGDSPR = MgdsprConfig(width=16, attribute_width=8, heads=2)
+MGDSPR_REPEATS = MgdsprRepeatsConfig(width=16, attribute_width=8, heads=2, code_width=8)
 ALPHA_DNN = AlphaDnnConfig(width=16, attribute_width=8, hidden=(24, 16))
 YOUTUBE_TWO_TOWER = YoutubeTwoTowerConfig(
     width=16, embedding_width=16, attribute_width=8, hidden=(24,)
@@ -33,6 +35,7 @@ ZAM = ZamConfig(width=16)
 
 SMALL: dict[str, Config] = {
     "mgdspr": MGDSPR,
+    "mgdspr_repeats": MGDSPR_REPEATS,
     "alpha_dnn": ALPHA_DNN,
     "youtube_two_tower": YOUTUBE_TWO_TOWER,
     "youtube_dnn": YOUTUBE_DNN,

@@ -168,7 +168,7 @@ def test_every_kind_of_model_is_served(config: Config, tmp_path: Path) -> None:
         Request(query="", at_ms=toy.T0, rows={}),
     ]
     together = bundle.embed(requests)
-    assert together.shape == (3, config.width)
+    assert together.shape == (3, bundle.manifest.width)
     assert np.isfinite(together).all()
     alone = np.concatenate([bundle.embed([request]) for request in requests])
     np.testing.assert_allclose(alone, together, atol=1e-5)

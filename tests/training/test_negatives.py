@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pagoda.models.base import TwoTowers
-from pagoda.models.behaviour import Behaviour
+from pagoda.models.behaviour import Behaviour, Owned
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import ItemBatch, UserBatch
 from pagoda.models.ragged import Ragged
@@ -82,6 +82,7 @@ def drawn(tokenizer: Tokenizer) -> tuple[Examples, torch.Tensor]:
             short_term=nothing,
             long_term=dict.fromkeys(LONG_TERM_ACTIONS, nothing),
             queries=nothing,
+            owned=Owned.nothing(REQUESTS),
             stats_UF=np.zeros((REQUESTS, 1), np.float32),
         ),
         texts=tokenizer.encode(["milk"]),

@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from pagoda import bundle as bundles
-from pagoda.features import SEQUENCES_V1, USER_STATS, Service
+from pagoda.features import SEQUENCES_OWNED_V1, SEQUENCES_V1, USER_STATS, Service
 from pagoda.ids import key_of
 from pagoda.models import towers
 from pagoda.models.catalogue import FIELDS, Catalogue
@@ -72,6 +72,7 @@ def feature_rows(user: str, at_ms: int, *, clicks: int = 30) -> dict[str, dict[s
     picked = [key_of("item", dice.choice(ids)) for _ in range(clicks)]
     times = [at_ms - (clicks - n) * DAY_MS // 10 - 1 for n in range(clicks)]
     events = [key_of("event", f"{user}{n}") for n in range(clicks)]
+    owned = list(dict.fromkeys(picked))
     old = [at_ms - 15 * DAY_MS - n for n in range(min(clicks, 5))]
     return {
         "user_day": {
@@ -92,6 +93,11 @@ def feature_rows(user: str, at_ms: int, *, clicks: int = 30) -> dict[str, dict[s
             "long_collect_items": [],
         },
         "user_intraday": None,
+        "user_items": {
+            "owned_items": owned,
+            "owned_times": [picked.count(item) for item in owned],
+            "owned_last_ts": [at_ms - (1 + 5 * n) * DAY_MS for n in range(len(owned))],
+        },
     }
 
 
@@ -135,7 +141,7 @@ def record_batch(made: list[Basket]) -> pa.RecordBatch:
             {"user_key": key_of("user", basket.user), "t_ms": basket.at_ms}
             | {
                 f"{view.name}__{column}": (features[view.name] or {}).get(column)
-                for view in SEQUENCES_V1.views
+                for view in SEQUENCES_OWNED_V1.views
                 for column in view.columns
             }
         )
@@ -143,7 +149,7 @@ def record_batch(made: list[Basket]) -> pa.RecordBatch:
         [("user_key", pa.int64()), ("t_ms", pa.int64())]
         + [
             (f"{view.name}__{column}", kind)
-            for view in SEQUENCES_V1.views
+            for view in SEQUENCES_OWNED_V1.views
             for column, kind in view.columns.items()
         ]
     )
@@ -221,7 +227,7 @@ def save(
             config=dict(bundles.as_json(config)),
             sizes=dict(bundles.as_json(sizes)),
         ),
-        width=config.width,
+        width=vectors.shape[1],
         feature_service=service.name,
         schema_hash=service.schema_hash,
         windows=WindowSpec(),

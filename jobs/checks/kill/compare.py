@@ -14,7 +14,15 @@ import pyarrow as pa
 from jobs.checks.kill.oracle import DAY_MS, STREAM_DAYS, Oracle, Row, midnight, since
 from pagoda import lake, online_layout
 from pagoda.errors import InputError, PagodaError
-from pagoda.features import ITEM_STATS, USER_DAY, USER_INTRADAY, USER_STATS, Service, View
+from pagoda.features import (
+    ITEM_STATS,
+    USER_DAY,
+    USER_INTRADAY,
+    USER_ITEMS,
+    USER_STATS,
+    Service,
+    View,
+)
 from pagoda.online import OnlineReader
 from pagoda.schemas import EVENTS, IDS, ITEMS, REJECTED, SEARCHES, Table
 from pagoda.settings import Settings
@@ -108,6 +116,7 @@ def features(settings: Settings, oracle: Oracle, days_ms: Iterable[int]) -> list
     for view, expects in (
         (USER_DAY, oracle.user_day),
         (USER_INTRADAY, oracle.user_intraday),
+        (USER_ITEMS, oracle.user_items),
         (USER_STATS, oracle.user_stats),
         (ITEM_STATS, oracle.item_stats),
     ):

@@ -16,6 +16,7 @@ from typing import Any
 DAY_MS = 24 * 60 * 60 * 1000
 STREAM_DAYS, RECENT_DAYS, LONG_DAYS = 4, 10, 20
 CLICKS, QUERIES, LONG = 150, 20, 100
+OWNED_DAYS, OWNED = 365, 500
 Row = dict[str, Any]
 
 
@@ -199,6 +200,24 @@ class Oracle:
                 "active_days_30d": len({midnight(each["ts"]) for each in touched + searches}),
                 "mean_price_30d": fmean(paid) if paid else None,
             }
+        return rows
+
+    def user_items(self, day_ms: int) -> dict[tuple[int, int], Row]:
+        """(user key, time) to the row of user_items of that UTC day."""
+        rows = {}
+        for user, history in self._histories().items():
+            had: dict[int, list[int]] = {}
+            for each in history:
+                inside = day_ms - OWNED_DAYS * DAY_MS <= each["ts"] < day_ms
+                if inside and each["action"] in ("click", "buy"):
+                    had.setdefault(key("item", each["item_id"]), []).append(each["ts"])
+            kept = sorted(had, key=lambda item: (-len(had[item]), -max(had[item]), item))[:OWNED]
+            if kept:
+                rows[key("user", user), day_ms] = {
+                    "owned_items": kept,
+                    "owned_times": [len(had[item]) for item in kept],
+                    "owned_last_ts": [max(had[item]) for item in kept],
+                }
         return rows
 
     def item_stats(self, day_ms: int) -> dict[tuple[int, int], Row]:

@@ -43,12 +43,12 @@ _ROAD = (*_STREAM, "landing")
 KINDS = {
     "batch": Kind(
         weight=5,
-        instants=(WRITING, "build.user_intraday", RANDOM, "build.user_day", "build.item_stats"),
+        instants=(WRITING, "build.user_items", RANDOM, "build.user_day", "build.item_stats"),
         needs=_ROAD,
     ),
     "materialise": Kind(
         weight=5,
-        instants=(RANDOM, "materialise.user_day", "materialise.user_stats"),
+        instants=(RANDOM, "materialise.user_day", "materialise.user_items"),
         needs=_ROAD,
     ),
     "index": Kind(
