@@ -256,7 +256,9 @@ def _build_range(
                 next_step="Import data, or give days that have some with --from and --to.",
             )
         for view, of_view in days.items():
-            rows = _rows_of(_VIEWS[view], events, of_view)
+            seen_by = {day for each in of_view for day in REACHES[view].of(each)}
+            of_reach = history.part(events, min(seen_by), max(seen_by))  # one view looks far back
+            rows = _rows_of(_VIEWS[view], of_reach, of_view)
             write = partial(replace_days, loaded, _VIEWS[view], rows, of_view)
             timed(view, len(of_view), write)
             faults.point(f"build.{view}")

@@ -25,6 +25,7 @@ from pagoda.features import VIEWS
 from pagoda.sequences import Int64s
 from pagoda.settings import Settings
 from pagoda.statistics import Kind
+from pagoda.windows import DAY_MS
 
 # Bits of `role`: one event can be several things.
 CLICK, BUY, COLLECT, QUERY, CART, IMPRESSION = 1, 2, 4, 8, 16, 32
@@ -97,11 +98,21 @@ def read(
     )
 
 
+def part(events: DataFrame, first: date, last: date) -> DataFrame:
+    """Those of `read`'s events that happened on the UTC days `first` to `last`."""
+    end = last + timedelta(days=1)
+    return events.where(sf.col("ts").between(_ms(first), _ms(end) - 1))
+
+
 def days(table: DataFrame, first: date, last: date, user_key: int | None = None) -> DataFrame:
     """The rows of the UTC days `first` to `last` by their `ts`, of all users or of one."""
     end = last + timedelta(days=1)
     rows = table.where((sf.col("ts") >= _midnight(first)) & (sf.col("ts") < _midnight(end)))
     return rows if user_key is None else rows.where(sf.col("user_key") == user_key)
+
+
+def _ms(day: date) -> int:
+    return (day - date(1970, 1, 1)).days * DAY_MS
 
 
 def _midnight(day: date) -> Column:

@@ -5,7 +5,7 @@ query also attends to the items that the user had within a year. What comes of i
 items, not their like, so each item has a code of its own: the item tower puts it beside its vector,
 the user tower puts the attended mean of codes beside its own, and the score stays an inner product.
 
-    user = [fused; sum_j a_j code_j]        item = [e_i + tanh(W_t title); code_i]
+    user = [fused; g sum_j a_j code_j]        item = [e_i + tanh(W_t title); code_i]
     a = softmax([0; p . k_j + b(times_j, age_j)])
     p = W_p Q_mgs        k_j = W_k (e_j + tanh(W_t title_j)) + K(times_j) + A(age_j)
 
@@ -41,12 +41,18 @@ class MgdsprRepeatsConfig(MgdsprConfig):
     """MGDSPR's, and the width of the codes; vectors are `width + code_width` wide.
 
     Attributes:
-        code_norm: the codes' length at first. Its square is what an item that is attended to alone
-            gets more than others.
+        code_norm: the codes' length at first.
+        code_gain: `g`. At first an item that is attended to alone scores `g · code_norm²` more.
     """
 
     code_width: int = 64
-    code_norm: float = 4.5
+    code_norm: float = 2.0
+    code_gain: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.code_width, self.code_norm, self.code_gain) <= 0:
+            raise ValueError("code_width, code_norm and code_gain must be positive")
 
     def build(self, sizes: Sizes) -> MgdsprRepeats:
         """The model with these tables, randomly initialised."""
@@ -78,6 +84,7 @@ class OwnedItems(nn.Module):
 
     def __init__(self, config: MgdsprRepeatsConfig, sizes: Sizes) -> None:
         super().__init__()
+        self.gain = config.code_gain
         width, rows = config.width, 1
         if config.query == "text" and config.mgs:
             rows = len(QUERY_ROWS) - len(config.drop_rows)
@@ -95,7 +102,7 @@ class OwnedItems(nn.Module):
             self.prior.weight[1:, 0] = often.repeat_interleave(len(_AGES) + 1)
 
     def forward(self, batch: UserBatch, q_mgs_BQD: Tensor, item_MD: Tensor) -> Tensor:
-        """The attended mean of codes, [B, R]; zero for who had nothing."""
+        """`g` times the attended mean of codes, [B, R]; zero for who had nothing."""
         owned, blocks = batch.owned, batch.blocks
         times_UJ = _bucket(batch.owned_times_UJ, _TIMES)
         ages_UJ = _bucket(batch.owned_age_days_UJ, _AGES)
@@ -116,7 +123,7 @@ class OwnedItems(nn.Module):
             owned.mask_UT.index_select(0, request_C).unsqueeze(1),
             zero_vector=True,
         )
-        code_CLR = torch.bmm(weight_CLJ, code_UJR.index_select(0, request_C))
+        code_CLR = self.gain * torch.bmm(weight_CLJ, code_UJR.index_select(0, request_C))
         return code_CLR.flatten(0, 1).index_select(0, blocks.place_B)
 
 

@@ -24,6 +24,7 @@ from tests.training.small import (
     DSSM,
     EACH,
     MGDSPR,
+    MGDSPR_REPEATS,
     YOUTUBE_DNN,
     YOUTUBE_TWO_TOWER,
     ZAM,
@@ -147,6 +148,7 @@ SWITCHES: list[tuple[Config, dict[str, object]]] = [
     (MGDSPR, {"zero_vector": False}),
     (MGDSPR, {"scaled_attention": True}),
     *((MGDSPR, {"drop_rows": (row,)}) for row in QUERY_ROWS),
+    (MGDSPR_REPEATS, {"code_gain": 1.0}),
     (YOUTUBE_TWO_TOWER, {"item_side": False}),
     (YOUTUBE_TWO_TOWER, {"unit_length": False}),
     (YOUTUBE_DNN, {"item_side": False}),
@@ -214,3 +216,9 @@ def test_weights_come_back_as_they_were_saved(
 def test_a_configuration_that_cannot_be_built_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"divisible|drop_rows"):
         MgdsprConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["code_width", "code_norm", "code_gain"])
+def test_codes_of_no_length_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        dataclasses.replace(MGDSPR_REPEATS, **{field: 0})

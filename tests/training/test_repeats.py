@@ -56,7 +56,8 @@ def test_the_code_is_that_of_plain_loops(model: MgdsprRepeats, batch: UserBatch)
             prior = part.prior.weight[1 + n_times * len(AGES) + n_age, 0]
             weights.append(math.exp(float(probe @ key + prior)))
             codes.append(part.code.weight[batch.items.item_M[at]])
-        expected = sum(w * code for w, code in zip(weights, codes, strict=True)) / sum(weights)
+        mean = sum(w * code for w, code in zip(weights, codes, strict=True)) / sum(weights)
+        expected = MGDSPR_REPEATS.code_gain * mean
         torch.testing.assert_close(found[line, D:], expected, atol=1e-5, rtol=1e-4)
 
 
