@@ -25,7 +25,7 @@ from pagoda.errors import CheckFailed
 from pagoda.settings import PROJECT_ROOT, Settings
 from pagoda.watch import Cost
 from training import bench_sequences
-from training.bench_ways import PARTS, Kind, Way
+from training.bench_ways import LINES, PARTS, Kind, Way
 
 PEERS = PROJECT_ROOT / ".venv-peers" / "bin" / "python"
 _LOSSES = "next_item is told from the batch's items, SASRec by CE from all, by BPR from one"
@@ -42,6 +42,7 @@ SHAPES: tuple[Shape, ...] = (
 )
 _LOSSES_DIFFER = 1e-3  # relative; sums go in another order
 _GB = 0.1
+_LINES = f"{LINES}; next_item 1"
 _NO_PEERS = "RecBole has an environment of its own, which `make peers` makes"
 
 app = typer.Typer(help="Towers: samples a CPU second, beside the plain way.")
@@ -56,9 +57,7 @@ def main(
         int, typer.Option(help="How many more cost, shown for width 64; 0: not.")
     ] = 7_000_000,
     seed: Annotated[int, typer.Option(help="Another seed, other rows.")] = 0,
-    model: Annotated[
-        list[Kind] | None, typer.Option(help="Only this one; may be given again.")
-    ] = None,
+    model: Annotated[Kind | None, typer.Option(help="Only this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Towers on one thread: Pagoda's loop, the same model with nothing shared, RecBole's SASRec.
@@ -66,7 +65,7 @@ def main(
     7 million items take some 9 GB of memory.
     """
     loaded = settings.load()
-    shapes = [shape for shape in SHAPES if not model or shape[0] in model]
+    shapes = [shape for shape in SHAPES if model in (None, shape[0])]
     with own_home(loaded, keep=None, need_gb=_GB) as home:
         asked = [f"--steps={steps}", f"--seed={seed}"]
         samples = steps * SHAPES[-1][2]
@@ -82,7 +81,7 @@ def main(
         if many:
             rows += more_items(home, (items, many), asked, rounds=rounds)
     facts = {
-        "made up": {"items": items, "steps": steps, "seed": seed, "lines a request": 10},
+        "made up": {"items": items, "steps": steps, "seed": seed, "lines a request": _LINES},
         "rounds": rounds,
         "threads": 1,
         "parts": parts,
