@@ -10,7 +10,7 @@ PAGODA := .venv/bin/pagoda
 PYTEST := .venv/bin/python -m pytest
 FAST := not spark and not servers and not airflow and not browser
 
-.PHONY: setup demo down test check mutate lint clean prerequisites
+.PHONY: setup demo down test check mutate peers lint clean prerequisites
 
 demo: setup
 	@$(PAGODA) demo
@@ -33,8 +33,11 @@ lint:
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
+# Projects that `pagoda bench train` measures beside Pagoda. No other command and no test needs them.
+peers: prerequisites .venv-peers/.complete
+
 clean: down
-	rm -rf .venv .venv-airflow .venv-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts mutants
+	rm -rf .venv .venv-airflow .venv-peers .venv-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis artefacts mutants
 	@echo "Data and models are kept in $${PAGODA_HOME:-.pagoda}: delete that folder yourself."
 
 # Environments ------------------------------------------------------------------------------------
@@ -77,4 +80,10 @@ prerequisites:
 	@echo "· Airflow's environment"
 	@.venv-uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv-airflow
 	@VIRTUAL_ENV=$(CURDIR)/.venv-airflow .venv-uv/bin/uv pip sync --quiet --compile-bytecode --require-hashes $<
+	@touch $@
+
+.venv-peers/.complete: requirements/peers.lock .venv-uv/bin/uv
+	@echo "· peers' environment"
+	@.venv-uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv-peers
+	@VIRTUAL_ENV=$(CURDIR)/.venv-peers .venv-uv/bin/uv pip sync --quiet --compile-bytecode --require-hashes $<
 	@touch $@

@@ -58,7 +58,7 @@ class ModelSpec(BaseModel):
 
     kind: str
     config: dict[str, Any]
-    sizes: dict[str, int]
+    sizes: dict[str, Any]
 
 
 class Metric(BaseModel):

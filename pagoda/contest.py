@@ -1,7 +1,7 @@
 """Contestants of a bench: in processes of their own, in a home of the bench's own, held equal.
 
 Each run of a contestant is a process that starts, says what it needed to start, does its work
-under `bench.Watch` and ends, so that nobody's memory, cache or warm code counts for another. The
+under `pagoda.watch` and ends, so that nobody's memory, cache or warm code counts for another. The
 home is a PAGODA_HOME that the bench makes: the user's lake is neither read nor written.
 """
 
@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,17 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import psutil
 
 from pagoda import lake, private_home
-from pagoda.bench import Cost, Watch
 from pagoda.errors import CheckFailed, MachineError
 from pagoda.schemas import Table
 from pagoda.settings import PROJECT_ROOT, Settings
+from pagoda.watch import SAID, Cost
 
 MEMORY_LIMIT = "6GB"  # of DuckDB
 _MAKER = "a bench"
-_SAID = "contestant: "
 
 
 def require_peers() -> None:
@@ -69,8 +66,13 @@ def own_home(settings: Settings, *, keep: Path | None, need_gb: float) -> Iterat
             private_home.remove(home, maker=_MAKER)
 
 
-def run_alone(settings: Settings, module: str, *arguments: str) -> tuple[Cost, dict[str, Any]]:
+def run_alone(
+    settings: Settings, module: str, *arguments: str, python: Path | str = sys.executable
+) -> tuple[Cost, dict[str, Any]]:
     """`python -m MODULE ARGUMENTS` on that home, to its end.
+
+    Args:
+        python: another environment's, in which the module can be imported.
 
     Returns: what `measured` took there, and what it said beside.
     Raises: CheckFailed with the end of its log if it fails.
@@ -78,31 +80,21 @@ def run_alone(settings: Settings, module: str, *arguments: str) -> tuple[Cost, d
     log = settings.logs / f"{module}.log"
     with log.open("ab") as errors:
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [python, "-m", module, *arguments],
             cwd=PROJECT_ROOT,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
         )
-    said = [line for line in done.stdout.splitlines() if line.startswith(_SAID)]
+    said = [line for line in done.stdout.splitlines() if line.startswith(SAID)]
     if done.returncode or not said:
         raise CheckFailed(
             f"{module} {' '.join(arguments)} failed",
             where=str(log),
             found=log.read_text()[-2_000:],
         )
-    answer = orjson.loads(said[-1].removeprefix(_SAID))
+    answer = orjson.loads(said[-1].removeprefix(SAID))
     return Cost(**answer.pop("cost")), answer
-
-
-@contextmanager
-def measured(**beside: Any) -> Iterator[None]:
-    """In a contestant's process: the work. What came before it is its start."""
-    start_s = time.time() - psutil.Process().create_time()
-    with Watch() as watch:
-        yield
-    said = {"cost": vars(watch.cost), "start_s": round(start_s, 1), **beside}
-    sys.stdout.write(_SAID + orjson.dumps(said).decode() + "\n")
 
 
 def files(settings: Settings, table: Table) -> list[str]:

@@ -66,7 +66,7 @@ def load(bundle: Bundle) -> tuple[Bst, Record] | None:
         if digest(folder / WEIGHTS) != record.weights:
             raise _refused(folder, f"{WEIGHTS}: altered (SHA-256 differs)")
         config = TypeAdapter(BstConfig).validate_python(record.config["model"])
-        sizes = Sizes(**bundle.manifest.model.sizes)
+        sizes = Sizes.read(bundle.manifest.model.sizes)
         return towers.filled(lambda: config.build(sizes), folder / WEIGHTS), record
     except ValidationError as error:
         raise _refused(folder, "; ".join(told(RECORD, error))) from error

@@ -15,10 +15,11 @@ from typing import Annotated, Any
 import typer
 
 from pagoda import settings, store
-from pagoda.bench import Cost, interleaved, median, report
+from pagoda.bench import interleaved, median, report
 from pagoda.console import people, run
 from pagoda.contest import own_home, require_equal, require_peers, run_alone
 from pagoda.settings import Settings
+from pagoda.watch import Cost
 from training import bench_rows
 
 NAMES = ("pagoda", "feast", "duckdb", "polars")

@@ -22,8 +22,9 @@ from pyspark.sql import SparkSession
 from pagoda import settings, spark
 from pagoda.asof import AsOfOfflineStore
 from pagoda.console import run
-from pagoda.contest import MEMORY_LIMIT, duckdb_config, files, measured
+from pagoda.contest import MEMORY_LIMIT, duckdb_config, files
 from pagoda.settings import Settings
+from pagoda.watch import measured
 from pagoda.windows import DAY_MS
 from training import rows
 from training.bench_rows import SERVICE

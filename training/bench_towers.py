@@ -2,35 +2,48 @@
 
 Both train the same model on the same made-up batches, one thread each, in processes of their own;
 their losses must be equal, step by step. What is not shared in the plain way says
-`training.bench_ways`. A second table says where Pagoda's time goes, and what more items cost.
+`training.bench_ways`. `next_item` has a peer beside it: RecBole's SASRec, another model on the same
+samples, if the peers' environment is there. A second table says where Pagoda's time goes, and what
+more items cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import numpy as np
 import typer
 
 from pagoda import settings
-from pagoda.bench import Cost, interleaved, median, report
+from pagoda.bench import interleaved, median, report
 from pagoda.console import emit_table, people, run
 from pagoda.contest import own_home, run_alone
 from pagoda.errors import CheckFailed
-from pagoda.settings import Settings
-from training.bench_ways import PARTS, Kind, Way
+from pagoda.settings import PROJECT_ROOT, Settings
+from pagoda.watch import Cost
+from training import bench_sequences
+from training.bench_ways import LINES, PARTS, Kind, Way
 
+PEERS = PROJECT_ROOT / ".venv-peers" / "bin" / "python"
+_LOSSES = "next_item is told from the batch's items, SASRec by CE from all, by BPR from one"
+# The losses of RecBole's SASRec: over all items, its default, and over one other.
+PEER = {"CE": "RecBole's SASRec, CE", "BPR": "RecBole's SASRec, BPR"}
 WAYS: tuple[Way, ...] = get_args(Way)
+Shape = tuple[Kind, int, int, int | None, float | None]
 # Model, width, lines a batch, and the goals: samples a CPU second, times the plain way.
-SHAPES: tuple[tuple[Kind, int, int, int, float | None], ...] = (
+SHAPES: tuple[Shape, ...] = (
     ("mgdspr", 128, 256, 1_200, 4.0),
     ("mgdspr", 64, 1_024, 2_500, None),
     ("alpha_dnn", 64, 1_024, 15_000, None),
+    ("next_item", 64, 1_024, None, None),
 )
 _LOSSES_DIFFER = 1e-3  # relative; sums go in another order
 _GB = 0.1
+_LINES = f"{LINES}; next_item 1"
+_NO_PEERS = "RecBole has an environment of its own, which `make peers` makes"
 
 app = typer.Typer(help="Towers: samples a CPU second, beside the plain way.")
 
@@ -44,35 +57,41 @@ def main(
         int, typer.Option(help="How many more cost, shown for width 64; 0: not.")
     ] = 7_000_000,
     seed: Annotated[int, typer.Option(help="Another seed, other rows.")] = 0,
+    model: Annotated[Kind | None, typer.Option(help="Only this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Towers on one thread: Pagoda's loop, and the same model with nothing shared.
+    """Towers on one thread: Pagoda's loop, the same model with nothing shared, RecBole's SASRec.
 
     7 million items take some 9 GB of memory.
     """
     loaded = settings.load()
+    shapes = [shape for shape in SHAPES if model in (None, shape[0])]
     with own_home(loaded, keep=None, need_gb=_GB) as home:
         asked = [f"--steps={steps}", f"--seed={seed}"]
+        samples = steps * SHAPES[-1][2]
+        bench_sequences.write(_sequences(home), items=items, samples=samples, seed=seed)
         rows = [
-            row for shape in SHAPES for row in contest(home, shape, items, asked, rounds=rounds)
+            row for shape in shapes for row in contest(home, shape, items, asked, rounds=rounds)
         ]
         parts = [
             {"model": kind, "width": width, "batch": batch, **dict.fromkeys(PARTS)}
             | _run(home, "pagoda", kind, width, batch, items, [*asked, "--profile"])[1]["parts"]
-            for kind, width, batch, *_ in SHAPES
+            for kind, width, batch, *_ in shapes
         ]
         if many:
             rows += more_items(home, (items, many), asked, rounds=rounds)
     facts = {
-        "made up": {"items": items, "steps": steps, "seed": seed, "lines a request": 10},
+        "made up": {"items": items, "steps": steps, "seed": seed, "lines a request": _LINES},
         "rounds": rounds,
         "threads": 1,
         "parts": parts,
-        "equal": "the losses of both ways, step by step",
+        "equal": "the losses of both ways, step by step; the samples of next_item and SASRec",
+        "peer": _LOSSES if PEERS.exists() else f"none: {_NO_PEERS}",
         "goals": ", ".join(
             f"{kind} {width}/{batch}: {goal:,} a CPU s"
             + (f" and {times:g} x plain" if times else "")
-            for kind, width, batch, goal, times in SHAPES
+            for kind, width, batch, goal, times in shapes
+            if goal
         ),
     }
     if not as_json:
@@ -81,14 +100,9 @@ def main(
 
 
 def contest(
-    home: Settings,
-    shape: tuple[Kind, int, int, int, float | None],
-    items: int,
-    asked: Sequence[str],
-    *,
-    rounds: int,
+    home: Settings, shape: Shape, items: int, asked: Sequence[str], *, rounds: int
 ) -> list[dict[str, Any]]:
-    """A line for each way. Raises: CheckFailed if their losses differ."""
+    """A line for each way and each loss of the peer. Raises: CheckFailed, see `require_equal`."""
     kind, width, batch, *_ = shape
     said: dict[str, dict[str, Any]] = {}
 
@@ -96,22 +110,38 @@ def contest(
         cost, said[way] = _run(home, way, kind, width, batch, items, asked)
         return cost
 
+    def peer(loss: str) -> Cost:
+        given = [str(_sequences(home)), loss, str(width), str(batch)]
+        cost, said[PEER[loss]] = run_alone(home, "training.bench_recbole", *given, python=PEERS)
+        return cost
+
     people.print(f"{kind}, width {width}, {batch} lines a batch", highlight=False)
-    costs = interleaved({way: partial(once, way) for way in WAYS}, rounds=rounds)
+    contestants: dict[str, Callable[[], Cost]] = {way: partial(once, way) for way in WAYS}
+    if kind == "next_item" and PEERS.exists():
+        contestants |= {PEER[loss]: partial(peer, loss) for loss in PEER}
+    elif kind == "next_item":
+        people.print(f"no peer: {_NO_PEERS}", highlight=False)
+    costs = interleaved(contestants, rounds=rounds)
     require_equal(said)
-    speeds = {way: said[way]["samples"] / median(costs[way]).cpu_seconds for way in WAYS}
+    speeds = {name: said[name]["samples"] / median(costs[name]).cpu_seconds for name in contestants}
     return [
-        _row(kind, width, batch, items, way, speeds[way], median(costs[way]))
-        | {"x plain": round(speeds[way] / speeds["plain"], 1)}
-        for way in WAYS
+        _row(kind, width, batch, items, name, speeds[name], median(costs[name]))
+        | {"x plain": round(speeds[name] / speeds["plain"], 1)}
+        for name in contestants
     ]
 
 
 def require_equal(said: dict[str, dict[str, Any]]) -> None:
-    """Raises: CheckFailed if the ways' losses are not those of the first, step by step."""
+    """Raises: CheckFailed if somebody's samples are not those of the first, or its losses, step by
+    step, where the model is the same.
+    """
     (first, one), *others = said.items()
     for name, other in others:
-        if not np.allclose(one["losses"], other["losses"], rtol=_LOSSES_DIFFER):
+        if other.get("rows") != one.get("rows"):
+            raise CheckFailed(f"samples of {first} and {name} differ")
+        if "losses" in other and not np.allclose(
+            one["losses"], other["losses"], rtol=_LOSSES_DIFFER
+        ):
             raise CheckFailed(
                 f"losses of {first} and {name} differ",
                 expected=str(one["losses"][:5]),
@@ -150,11 +180,17 @@ def _run(
     asked: Sequence[str],
 ) -> tuple[Cost, dict[str, Any]]:
     shape = [f"--width={width}", f"--lines-per-batch={batch}", f"--items={items}"]
+    if kind == "next_item":
+        shape.append(f"--folder={_sequences(home)}")
     return run_alone(home, "training.bench_ways", way, kind, *shape, *asked)
 
 
+def _sequences(home: Settings) -> Path:
+    return home.scratch / bench_sequences.NAME
+
+
 def _row(
-    kind: Kind, width: int, batch: int, items: int, way: Way, speed: float, cost: Cost
+    kind: Kind, width: int, batch: int, items: int, way: str, speed: float, cost: Cost
 ) -> dict[str, Any]:
     return {
         "model": kind,

@@ -6,8 +6,9 @@
     plain     the same loop, model and batches, but nothing is shared: each line's behaviour, query
               and items are gathered and encoded anew, and gradients of tables are dense
 
-Lists are as long as those of the demo's households, and a request has as many lines. Without
-dropout both compute the same: their losses are equal, step by step.
+Lists are as long as those of the demo's households, and a request has as many lines. `next_item`
+is trained on the interactions that another project can read (`training.bench_sequences`), each a
+request of its own. Without dropout both compute the same: their losses are equal, step by step.
 
 Shape legend: B lines, U requests, T events of a sequence.
 """
@@ -19,6 +20,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -29,11 +31,10 @@ import typer
 from torch import Tensor, nn
 
 from pagoda.console import run
-from pagoda.contest import measured
 from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.base import TwoTowers
 from pagoda.models.behaviour import Behaviour, Owned, stats_width
-from pagoda.models.catalogue import ATTRIBUTES, SCHEMA, Catalogue
+from pagoda.models.catalogue import ATTRIBUTES, FIELDS, SCHEMA, Catalogue
 from pagoda.models.inputs import Bags, Blocks, ItemBatch, Padded, TextBatch, UserBatch
 from pagoda.models.mgdspr import Mgdspr, MgdsprConfig
 from pagoda.models.parts import ClsFusion
@@ -41,13 +42,15 @@ from pagoda.models.ragged import Ragged
 from pagoda.models.tables import ItemTower, Sizes
 from pagoda.schemas import ACTIONS
 from pagoda.text import Tokenizer
+from pagoda.watch import measured
 from pagoda.windows import LONG_TERM_ACTIONS
-from training import data, losses, optimisers
+from training import bench_sequences, data, losses, optimisers
+from training.bench_sequences import Samples
 from training.data import Examples
 from training.loop import LoopConfig, train
 
 Way = Literal["pagoda", "plain"]
-Kind = Literal["mgdspr", "alpha_dnn"]
+Kind = Literal["mgdspr", "alpha_dnn", "next_item"]
 Config = MgdsprConfig | AlphaDnnConfig
 LINES = 10  # of a request; the demo's have 9.5
 _T0 = 1_790_000_000_000
@@ -83,14 +86,23 @@ def main(
     steps: Annotated[int, typer.Option()] = 20,
     items: Annotated[int, typer.Option()] = 70_000,
     seed: Annotated[int, typer.Option()] = 0,
+    folder: Annotated[
+        Path | None, typer.Option(help="Interactions to train on, for next_item.")
+    ] = None,
     profile: Annotated[bool, typer.Option("--profile")] = False,
 ) -> None:
     """One epoch, on one thread; its losses, or which share each part has, beside what it took."""
     torch.set_num_threads(1)
     torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
-    requests = max(lines_per_batch // LINES, 1)
-    made = catalogue(items, seed=seed)
-    rows = examples(made, requests=requests * steps, seed=seed)
+    beside: dict[str, str] = {}
+    if folder:
+        requests = lines_per_batch
+        made, rows = interactions(bench_sequences.read(folder))
+        beside["rows"] = digest(rows)
+    else:
+        requests = max(lines_per_batch // LINES, 1)
+        made = catalogue(items, seed=seed)
+        rows = examples(made, requests=requests * steps, seed=seed)
     torch.manual_seed(seed)
     model: TwoTowers = config(kind, width).build(
         Sizes.of(made, made.tokenizer, stats=["s"] * _STATS)
@@ -102,7 +114,7 @@ def main(
     spent: list[float] = []
     parts: dict[str, float] = {}
     profiler = cProfile.Profile() if profile else None
-    with measured(losses=spent, parts=parts, samples=rows.lines):
+    with measured(losses=spent, parts=parts, samples=rows.lines, **beside):
         if profiler:
             profiler.enable()
         spent += train(model, rows, made, loop)
@@ -125,9 +137,13 @@ def shares(profiler: cProfile.Profile) -> dict[str, float]:
 
 def config(kind: Kind, width: int) -> Config:
     """The recipes' models at that width, without dropout: both ways compute the same."""
-    if kind == "mgdspr":
-        return MgdsprConfig(width=width, dropout=0.0)
-    return AlphaDnnConfig(width=width)
+    match kind:
+        case "mgdspr":
+            return MgdsprConfig(width=width, dropout=0.0)
+        case "next_item":
+            return MgdsprConfig(width=width, dropout=0.0, query="last_item")
+        case "alpha_dnn":
+            return AlphaDnnConfig(width=width)
 
 
 class Plain(TwoTowers):
@@ -277,9 +293,53 @@ def examples(made: Catalogue, *, requests: int, seed: int) -> Examples:
     )
 
 
+def interactions(read: Samples) -> tuple[Catalogue, Examples]:
+    """Items and requests as an import without a catalogue has them: ids for titles, no queries."""
+    keys = pa.array(np.arange(1, read.items + 1))
+    known = {"item_key": keys, "item_id": keys.cast(pa.string()), "title": keys.cast(pa.string())}
+    columns = [known.get(field.name, pa.nulls(read.items, field.type)) for field in FIELDS]
+    items = pa.Table.from_arrays(columns, schema=FIELDS)
+    made = Catalogue.build(items, Tokenizer.fit(items["title"].to_pylist()))
+    samples = len(read.taken_S)
+    own = np.arange(samples, dtype=np.int32)
+    item_E = read.item_E.astype(np.int32)
+    lengths = read.taken_S - read.start_S
+    ends = np.cumsum(lengths)
+    ages_s = np.repeat(ends, lengths) - np.arange(lengths.sum())  # an event a second
+    none = Ragged.from_lengths(np.empty(0, np.int32), np.zeros(samples, np.int64))
+    return made, Examples(
+        behaviour=Behaviour(
+            real_time=Ragged.from_lengths(
+                item_E[np.repeat(read.taken_S, lengths) - ages_s], lengths
+            ),
+            real_time_age_s=Ragged.from_lengths(ages_s, lengths),
+            short_term=none,
+            long_term=dict.fromkeys(LONG_TERM_ACTIONS, none),
+            queries=none,
+            owned=Owned.nothing(samples),
+            stats_UF=np.zeros((samples, stats_width(["s"] * _STATS)), np.float32),
+        ),
+        texts=made.tokenizer.encode([""]),
+        text_list=[""],
+        user_key_U=own.astype(np.int64),
+        t_ms_U=np.full(samples, _T0),
+        request_B=own,
+        text_B=np.zeros(samples, np.int32),
+        item_B=item_E[read.taken_S],
+        action_B=np.full(samples, ACTIONS.index("click")),
+        impressed=none,
+    )
+
+
+def digest(rows: Examples) -> str:
+    """Of what is trained on: each item taken, and the items before it."""
+    before, _ = rows.behaviour.real_time.padded(at_least=bench_sequences.MOST)
+    return bench_sequences.digest(before, rows.item_B)
+
+
 def first(rows: Examples, requests: int) -> Examples:
     """The first requests with their lines."""
-    lines = slice(0, requests * LINES)
+    lines = slice(0, int(rows.request_B.searchsorted(requests)))
     return replace(
         rows,
         behaviour=rows.behaviour.take(np.arange(requests)),

@@ -25,7 +25,7 @@ from pagoda.dataset import Dataset
 from pagoda.errors import InputError
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
-from pagoda.models.tables import Table
+from pagoda.models.tables import Sizes, Table
 from pagoda.models.towers import kind_of
 from training.inputs import Plan
 from training.lines import judged_span, week_of
@@ -71,6 +71,7 @@ def inherit(model: TwoTowers, catalogue: Catalogue, parent: Bundle) -> None:
     Args:
         model: newly built, of the parent's configuration and tokenizer.
     """
+    assert not Sizes.read(parent.manifest.model.sizes).schemes.hashed
     places = parent.catalogue.places_of(catalogue)
     numbered_anew = {
         f"{name}.weight": places[each.kind]
@@ -91,12 +92,14 @@ def _differences(recipe: Recipe, dataset: Dataset, parent: Bundle) -> list[str]:
     """In what the bundle is not the recipe's, or not of this data set; a line each."""
     manifest, words = parent.manifest, parent.tokenizer
     kind, config = kind_of(recipe.model), manifest.model.config
+    schemes = Sizes.read(manifest.model.sizes).schemes
     pairs = {
         "model": (kind, manifest.model.kind),
         "feature service": (recipe.service, manifest.feature_service),
         "windows": (recipe.windows, manifest.windows),
         "segmentation": (recipe.tokenizer.segmentation, words.segmentation),
         "buckets": (recipe.tokenizer.buckets, words.words.buckets),
+        "embedding schemes": (recipe.schemes, schemes),
     } | {
         f"data set's {name}": (here, manifest.dataset.get(name))
         for name, here in dataset.model_dump(mode="json", include=_SAME).items()
@@ -105,6 +108,11 @@ def _differences(recipe: Recipe, dataset: Dataset, parent: Bundle) -> list[str]:
         theirs = TypeAdapter(type(recipe.model)).validate_python(config)
         pairs["model's configuration"] = (recipe.model, theirs)
     found = [f"{what}: expected {a}, found {b}" for what, (a, b) in pairs.items() if a != b]
+    if schemes.hashed:
+        found.append(
+            f"hashed embeddings ({', '.join(schemes.hashed)}): numbers say which rows are shared, "
+            "and change with the catalogue"
+        )
     if dataset.split == "leave_last_out":
         found.append("each user's last line is judged here: no day is later than the training")
     return found

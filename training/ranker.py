@@ -209,7 +209,7 @@ def train_ranker(
     with examples_of(settings, bundle, lines, span, not_taken=shown, session=session) as examples:
         started = time.perf_counter()
         torch.manual_seed(config.seed)
-        model = config.model.build(Sizes(**bundle.manifest.model.sizes))
+        model = config.model.build(Sizes.read(bundle.manifest.model.sizes))
         losses = train(
             model,
             examples,

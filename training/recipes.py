@@ -16,6 +16,7 @@ from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.dssm import DssmConfig
 from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.models.mgdspr_repeats import MgdsprRepeatsConfig
+from pagoda.models.tables import Schemes
 from pagoda.models.towers import Config
 from pagoda.models.youtube_dnn import YoutubeDnnConfig
 from pagoda.models.youtube_two_tower import YoutubeTwoTowerConfig
@@ -47,6 +48,7 @@ class Recipe:
         service: the feature service that the user tower reads.
         train_days: days before the judged week that rows are taken from.
         windows: how sequences are cut, in training and in serving.
+        schemes: how items and attribute values are embedded.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Recipe:
     train_days: int
     windows: WindowSpec = field(default_factory=lambda: WindowSpec(queries=10))
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    schemes: Schemes = field(default_factory=Schemes)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:

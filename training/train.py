@@ -130,7 +130,7 @@ def _bundle(
                 ("judged", inputs.judged_lines, None),
             )
         )
-    sizes = Sizes.of(catalogue, tokenizer, stats=stats)
+    sizes = Sizes.of(catalogue, tokenizer, stats=stats, schemes=chosen.recipe.schemes)
     torch.manual_seed(chosen.recipe.loop.seed)
     model = chosen.recipe.model.build(sizes)
     if parent:

@@ -13,9 +13,10 @@ import duckdb
 
 from jobs.bench.inputs import robot_days
 from pagoda import dataset, features
-from pagoda.contest import MEMORY_LIMIT, duckdb_config, files, measured
+from pagoda.contest import MEMORY_LIMIT, duckdb_config, files
 from pagoda.schemas import EVENTS, SEARCHES
 from pagoda.settings import Settings
+from pagoda.watch import measured
 from pagoda.windows import LONG_TERM_ACTIONS, WindowSpec
 
 _KINDS = (*LONG_TERM_ACTIONS, "query")

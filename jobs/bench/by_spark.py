@@ -11,8 +11,8 @@ from pyspark.sql import SparkSession
 
 from jobs.batch import history, user_day
 from pagoda import dataset, features, spark
-from pagoda.contest import measured
 from pagoda.settings import Settings
+from pagoda.watch import measured
 from pagoda.windows import DAY_MS
 
 _EPOCH = date(1970, 1, 1)

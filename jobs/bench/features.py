@@ -19,10 +19,11 @@ import typer
 from jobs.bench import shop
 from jobs.bench.contestant import NAMES
 from pagoda import features, settings
-from pagoda.bench import Cost, interleaved, median, report
+from pagoda.bench import interleaved, median, report
 from pagoda.console import people, run
 from pagoda.contest import own_home, require_equal, require_peers, run_alone
 from pagoda.settings import Settings
+from pagoda.watch import Cost
 
 _GB_PER_MILLION = 0.8  # the lake, and three contestants' rows at a time
 _GOAL_RATIO, _GOAL_GROWTH = 2.5, 1.1

@@ -28,7 +28,7 @@ import typer
 
 from jobs.world import World, passing_world
 from pagoda import features, online_layout, store
-from pagoda.bench import Cost, interleaved, median, report
+from pagoda.bench import interleaved, median, report
 from pagoda.console import run
 from pagoda.errors import CheckFailed
 from pagoda.features import CANDIDATES, SEQUENCES_STATS_V1, USER_INTRADAY, View
@@ -38,6 +38,7 @@ from pagoda.online import OnlineReader, connect
 from pagoda.online_layout import Keys, StampedRow
 from pagoda.schemas import INT64S, TEXTS
 from pagoda.settings import load
+from pagoda.watch import Cost
 from pagoda.windows import DAY_MS
 
 SERVICE = SEQUENCES_STATS_V1

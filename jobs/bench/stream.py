@@ -33,7 +33,7 @@ from jobs.simulate.live import Clock, Outlet, Plan
 from jobs.stream import readiness
 from jobs.world import World, passing_world
 from pagoda import topics
-from pagoda.bench import Cost, Watch, interleaved, median, report
+from pagoda.bench import interleaved, median, report
 from pagoda.console import run
 from pagoda.errors import CheckFailed
 from pagoda.features import CANDIDATES, SEQUENCES_V1, USER_INTRADAY
@@ -41,6 +41,7 @@ from pagoda.ids import key_of
 from pagoda.online import OnlineReader, Row, connect
 from pagoda.online_layout import Keys
 from pagoda.settings import Settings, load
+from pagoda.watch import Cost, Watch
 
 _CONSUMER = "jobs.stream.sequences"
 _CONFIG = "[kafka]\npartitions = 4\n[stream]\nmetrics_port = 0\n"

@@ -1,14 +1,16 @@
 """Embedding tables shared by both towers, and the item tower (systems.md 1.1 and 1.4).
 
-Shape legend: M items, N units of a text, X texts, D width.
+Shape legend: M items, N units of a text, X texts, D width, K hash functions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from pagoda.models.behaviour import stats_width
@@ -19,14 +21,82 @@ from pagoda.text import Tokenizer
 
 TEXT_UNITS = 3  # words, word bigrams, letter trigrams
 _INITIAL_STD = 0.01
+_MIXERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+_POSITIVE = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hashed:
+    """So many rows for however many numbers: a number has the sum of the rows that it hashes to.
+
+    One function is the hashing trick, `n mod rows`; two are double hashing. Each further one mixes
+    the bits of n before: numbers that share one row then share all of them as seldom as if drawn.
+    With as many rows as numbers, the hashing trick is the full table.
+
+    Attributes:
+        rows: beside row 0.
+        functions: how many rows a number has.
+    Source: systems.md 12.
+    """
+
+    rows: int
+    functions: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.functions) < 1:
+            raise ValueError("a hashed table needs rows >= 1 and functions >= 1")
+
+    def rows_of(self, numbers: Tensor) -> Tensor:
+        """The rows of each number, int64 [..., K]; number 0 has row 0, K times."""
+        numbers = numbers.long()
+        further = (_mixed(numbers + (each << 32)) & _POSITIVE for each in range(1, self.functions))
+        hashes_K = torch.stack([numbers - 1, *further], -1)
+        return (hashes_K % self.rows + 1) * (numbers > 0).unsqueeze(-1)
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """SplitMix64's mixing function (Steele et al., OOPSLA 2014), int64 for int64; products wrap.
+
+    Not `(a n + b) mod p`: of numbers in equal steps, as those that share the row `n mod rows` are,
+    it makes few different ones for an unlucky a.
+    """
+    for shift, mixer in zip((30, 27), _MIXERS, strict=True):
+        bits = (bits ^ _shifted(bits, shift)) * mixer
+    return bits ^ _shifted(bits, 31)
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    return (bits >> by) & ((1 << 64 - by) - 1)  # without the sign, which torch's shift keeps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schemes:
+    """How items and attribute values are embedded; None: each has a row of its own."""
+
+    item: Hashed | None = None
+    leaf: Hashed | None = None
+    first: Hashed | None = None
+    brand: Hashed | None = None
+    shop: Hashed | None = None
+
+    def of(self, kind: str) -> Hashed | None:
+        """The scheme of a kind of number; text units have rows of their own."""
+        found: Hashed | None = getattr(self, kind, None)
+        return found
+
+    @property
+    def hashed(self) -> list[str]:
+        """The kinds that share rows."""
+        return [kind for kind in ("item", *ATTRIBUTES) if self.of(kind)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Rows of each embedding table, row 0 (padding, unknown) included, and other widths.
+    """Numbers of each kind, 0 (padding, unknown) included, how they are embedded, other widths.
 
     Attributes:
         stats: F of the user statistics (`pagoda.models.behaviour.stats_width`).
+        schemes: bundles of before there were any have none.
     """
 
     item: int
@@ -38,9 +108,17 @@ class Sizes:
     bigram: int
     trigram: int
     stats: int = 1
+    schemes: Schemes = field(default_factory=Schemes)
 
     @classmethod
-    def of(cls, catalogue: Catalogue, tokenizer: Tokenizer, *, stats: Sequence[str] = ()) -> Sizes:
+    def of(
+        cls,
+        catalogue: Catalogue,
+        tokenizer: Tokenizer,
+        *,
+        stats: Sequence[str] = (),
+        schemes: Schemes | None = None,
+    ) -> Sizes:
         """The sizes that a catalogue, a tokenizer and the service's user statistics need."""
         return cls(
             item=len(catalogue) + 1,
@@ -49,7 +127,13 @@ class Sizes:
             bigram=tokenizer.bigrams.size,
             trigram=tokenizer.trigrams.size,
             stats=stats_width(stats),
+            schemes=schemes or Schemes(),
         )
+
+    @classmethod
+    def read(cls, recorded: Mapping[str, Any]) -> Sizes:
+        """Sizes as a bundle's manifest has them. Raises: ValueError."""
+        return TypeAdapter(cls).validate_python(recorded)
 
 
 class Table(nn.Embedding):
@@ -58,11 +142,16 @@ class Table(nn.Embedding):
     Attributes:
         kind: whose numbers its rows are, a field of `Sizes`: so that rows can be told by what they
             stand for when a catalogue is numbered anew. None: they mean the same for ever.
+        scheme: how numbers share its rows; None: each has its own.
     """
 
-    def __init__(self, rows: int, width: int, *, kind: str | None = None) -> None:
+    def __init__(
+        self, numbers: int, width: int, *, kind: str | None = None, scheme: Hashed | None = None
+    ) -> None:
+        rows = 1 + scheme.rows if scheme else numbers
         super().__init__(rows, width, padding_idx=0, sparse=True)
         self.kind = kind
+        self.scheme = scheme
         with torch.no_grad():
             self.weight.normal_(std=_INITIAL_STD)
             self.weight[0].zero_()
@@ -70,7 +159,13 @@ class Table(nn.Embedding):
     @classmethod
     def of(cls, sizes: Sizes, kind: str, width: int) -> Table:
         """The table of one kind of number."""
-        return cls(getattr(sizes, kind), width, kind=kind)
+        return cls(getattr(sizes, kind), width, kind=kind, scheme=sizes.schemes.of(kind))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """[..., width]."""
+        if self.scheme is None:
+            return super().forward(numbers)
+        return super().forward(self.scheme.rows_of(numbers)).sum(-2)
 
 
 class Tables(nn.Module):

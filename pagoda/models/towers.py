@@ -48,7 +48,7 @@ def kind_of(config: Config) -> str:
 
 
 def load(
-    kind: str, config: Mapping[str, Any], sizes: Mapping[str, int], weights: Path
+    kind: str, config: Mapping[str, Any], sizes: Mapping[str, Any], weights: Path
 ) -> TwoTowers:
     """The model with its weights, ready to encode.
 
@@ -59,7 +59,7 @@ def load(
     if kind not in KINDS:
         raise ValueError(f"model kind {kind!r} is not one of {sorted(KINDS)}")
     return filled(
-        lambda: TypeAdapter(KINDS[kind]).validate_python(config).build(Sizes(**sizes)), weights
+        lambda: TypeAdapter(KINDS[kind]).validate_python(config).build(Sizes.read(sizes)), weights
     )
 
 

@@ -307,7 +307,7 @@ def test_a_funnel_has_the_bundles_own_pre_ranker_and_a_table_of_its_own(
     assert "num_prank@1000" in without.stdout
     assert "612.3" in without.stdout
     bundle = Bundle.load(tmp_path / "bundles" / "toy")
-    model = BST.build(Sizes(**bundle.manifest.model.sizes))
+    model = BST.build(Sizes.read(bundle.manifest.model.sizes))
     config = {"model": dict(as_json(BST))}
     fingerprint = bundle.manifest.fingerprint
     rankers.save(bundle, model, Record(fingerprint=fingerprint, config=config, counts={}))

@@ -27,7 +27,7 @@ from pagoda.errors import InputError
 from pagoda.features import SEQUENCES_V1
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import ATTRIBUTES, Catalogue
-from pagoda.models.tables import Sizes
+from pagoda.models.tables import Hashed, Schemes, Sizes
 from pagoda.models.towers import Config, kind_of
 from pagoda.models.zam import ZamConfig
 from pagoda.settings import Settings
@@ -63,6 +63,7 @@ YESTERDAY = Dataset(
     query_protocol="made up (synthetic)",
     fingerprint="yesterday",
 )
+HASHED = Schemes(item=Hashed(rows=20), brand=Hashed(rows=2, functions=2))
 # What a manifest says of it.
 OF_YESTERDAY = {"dataset": YESTERDAY.model_dump(mode="json"), "recipe_config": {"week": "test"}}
 
@@ -248,6 +249,7 @@ def test_a_parent_of_the_same_or_a_later_day_is_refused(parent: Bundle, days: in
         (lambda r, d: (replace(r, model=ZamConfig(width=16)), d), "model: expected zam, found mg"),
         (lambda r, d: (replace(r, windows=WindowSpec(queries=10)), d), "windows"),
         (lambda r, d: (replace(r, service="sequences_stats_v1"), d), "feature service"),
+        (lambda r, d: (replace(r, schemes=HASHED), d), "embedding schemes"),
         (lambda r, d: (replace(r, tokenizer=TokenizerConfig(buckets=50)), d), "segmentation"),
         (
             lambda r, d: (r, d.model_copy(update={"name": "other"})),
@@ -267,6 +269,15 @@ def test_a_parent_that_does_not_fit_is_refused_with_what_differs(
     with pytest.raises(InputError, match="cannot go on from this bundle") as refused:
         going_on(plan(other, dataset, "test"), dataset, parent)
     assert any(problem.startswith(named) for problem in refused.value.problems)
+
+
+def test_a_parent_whose_items_share_rows_by_their_numbers_is_refused(tmp_path: Path) -> None:
+    parent = Bundle.load(toy.save(tmp_path, schemes=HASHED))
+    parent.manifest = parent.manifest.model_copy(update=OF_YESTERDAY)
+    with pytest.raises(InputError) as refused:
+        going_on(plan(replace(TOY, schemes=HASHED), later(1), "test"), later(1), parent)
+    (problem,) = refused.value.problems
+    assert problem.startswith("hashed embeddings (item, brand)")
 
 
 def test_all_that_differs_is_named_at_once(parent: Bundle) -> None:

@@ -163,7 +163,7 @@ def test_scores_are_the_models_odds_in_whatever_passes(
 def saved(folder: Path, *, seed: int = 0) -> tuple[Bundle, Bst]:
     """A bundle that has a pre-ranker."""
     bundle = Bundle.load(toy.save(folder, f"toy{seed}", seed=seed))
-    model = built(SMALL, Sizes(**bundle.manifest.model.sizes)).eval()
+    model = built(SMALL, Sizes.read(bundle.manifest.model.sizes)).eval()
     record = Record(
         fingerprint=bundle.manifest.fingerprint, config=dict(as_json(CONFIG)), counts={"steps": 1}
     )
@@ -180,7 +180,7 @@ def test_a_pre_ranker_comes_back_as_it_was_saved_and_its_bundle_is_whole(tmp_pat
     expected = model.state_dict()
     assert all(torch.equal(each, expected[name]) for name, each in again[0].state_dict().items())
     assert again[1].counts == {"steps": 1}
-    other = built(SMALL, Sizes(**bundle.manifest.model.sizes))
+    other = built(SMALL, Sizes.read(bundle.manifest.model.sizes))
     with torch.no_grad():
         other.item.weight[1] += 1
     rankers.save(bundle, other, again[1])

@@ -27,7 +27,7 @@ from pagoda.models import towers
 from pagoda.models.catalogue import FIELDS, Catalogue
 from pagoda.models.inputs import item_batch
 from pagoda.models.mgdspr import MgdsprConfig
-from pagoda.models.tables import Sizes
+from pagoda.models.tables import Schemes, Sizes
 from pagoda.settings import Settings
 from pagoda.text import Tokenizer
 from pagoda.windows import DAY_MS, WindowSpec
@@ -205,12 +205,13 @@ def save(
     count: int = 60,
     config: towers.Config = SMALL,
     service: Service = SEQUENCES_V1,
+    schemes: Schemes | None = None,
 ) -> Path:
-    """The same into any folder, or another model that reads another service."""
+    """The same into any folder, or of another model, service or embedding."""
     table = items(count)
     tokenizer = Tokenizer.fit([*table["title"].to_pylist(), *SHELVES], buckets=50)
     catalogue = Catalogue.build(table, tokenizer)
-    sizes = Sizes.of(catalogue, tokenizer, stats=service.columns_of(USER_STATS))
+    sizes = Sizes.of(catalogue, tokenizer, stats=service.columns_of(USER_STATS), schemes=schemes)
     torch.manual_seed(seed)
     model = config.build(sizes).eval()
     with torch.inference_mode():
