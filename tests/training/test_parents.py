@@ -106,7 +106,7 @@ def named_rows(model: TwoTowers, catalogue: Catalogue) -> dict[tuple[str, str | 
     rows: dict[tuple[str, str | None], Tensor] = {}
     for name, weight in model.state_dict().items():
         above, table = ["", "", *name.split(".")][-3:-1]
-        if table == "item" and above in ("", "tables"):
+        if (above, table) in (("", "item"), ("tables", "item"), ("owned", "code")):
             numbers, values = range(1, len(catalogue) + 1), catalogue.table["item_id"]
         elif above == "attributes":
             numbers = catalogue.table[f"{table}_number"].to_pylist()
