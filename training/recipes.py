@@ -78,8 +78,9 @@ def alpha_dnn() -> Recipe:
 
 
 def mgdspr_year() -> Recipe:
-    """MGDSPR on fifty weeks: what twelve weeks leave to be learned."""
-    return replace(demo(), name="mgdspr_year", train_days=350)
+    """MGDSPR on fifty weeks, two epochs: what twelve weeks leave to be learned."""
+    base = demo()
+    return replace(base, name="mgdspr_year", train_days=350, loop=replace(base.loop, epochs=2))
 
 
 def mgdspr_repeats() -> Recipe:
@@ -93,8 +94,13 @@ def mgdspr_repeats() -> Recipe:
 
 
 def mgdspr_repeats_year() -> Recipe:
-    """The same on fifty weeks."""
-    return replace(mgdspr_repeats(), name="mgdspr_repeats_year", train_days=350)
+    """The same on fifty weeks, two epochs."""
+    return replace(
+        mgdspr_year(),
+        name="mgdspr_repeats_year",
+        model=MgdsprRepeatsConfig(),
+        service=SEQUENCES_OWNED_V1.name,
+    )
 
 
 def alpha_dnn_year() -> Recipe:
