@@ -87,7 +87,6 @@ def main(
 ) -> None:
     """One epoch, on one thread; its losses, or which share each part has, beside what it took."""
     torch.set_num_threads(1)
-    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     requests = max(lines_per_batch // LINES, 1)
     made = catalogue(items, seed=seed)
     rows = examples(made, requests=requests * steps, seed=seed)
