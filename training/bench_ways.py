@@ -93,7 +93,6 @@ def main(
 ) -> None:
     """One epoch, on one thread; its losses, or which share each part has, beside what it took."""
     torch.set_num_threads(1)
-    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     beside: dict[str, str] = {}
     if folder:
         requests = lines_per_batch

@@ -30,6 +30,7 @@ from pagoda.models.ragged import Ragged
 from pagoda.schemas import ACTIONS
 from pagoda.text import Texts, Tokenizer
 from pagoda.windows import DAY_MS, LONG_TERM_ACTIONS, WindowSpec
+from training import processes
 from training.negatives import Chances, Negatives, Numbers, draw, draw_of_each, once_each
 
 SEPARATOR = "__"  # between view and column, as Feast's full feature names have it
@@ -109,7 +110,8 @@ class Batch:
     """One step's input.
 
     Attributes:
-        user: the lines and their requests.
+        user: the lines and their requests; only those of this process's part, if there are several
+            (`training.processes`).
         items: M distinct items: first the P that were taken or drawn, then those that are only
             somebody's hard negatives.
         positive_B: each line's item among the P. action_B: what was done to it, in `ACTIONS`.
@@ -230,8 +232,10 @@ def _batch(
     items_M = np.concatenate([items_P, np.setdiff1d(hard_BK[hard_BK > 0], items_P)])
     order_M = np.argsort(items_M)
     at_BK = np.searchsorted(items_M, hard_BK, sorter=order_M)
+    own = requests[processes.part(len(requests))]
+    own_request_B, own_lines = examples.lines_of(own)
     return Batch(
-        user=examples.user_batch(requests, lines, catalogue, request_B=request_B),
+        user=examples.user_batch(own, own_lines, catalogue, request_B=own_request_B),
         items=item_batch(items_M, catalogue),
         positive_B=torch.from_numpy(positive_B.astype(np.int64)),
         action_B=torch.from_numpy(examples.action_B[lines]),

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pagoda.errors import InputError
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.schemas import ACTIONS
-from training import checkpoints
-from training.data import Batch, Examples, Order, batches, chances, steps_per_epoch
+from training import checkpoints, processes
+from training.data import Batch, Examples, Order, batch_size, batches, chances, steps_per_epoch
 from training.frequency import EstimatedChances, FrequencyConfig
 from training.losses import Mix, mixed, pairwise_hinge, sampled_softmax
 from training.mining import Mined
@@ -39,7 +40,7 @@ class LoopConfig:
     """How long, how fast, and with which loss.
 
     Attributes:
-        requests_per_batch: requests, each with all its lines.
+        requests_per_batch: requests, each with all its lines; of all processes together.
         order: batches from all days, or day after day as the stream had them; then the chances of
             the batch's items cannot be counted beforehand.
         loss: sampled softmax, or the pairwise hinge that the paper compares it with.
@@ -50,6 +51,8 @@ class LoopConfig:
         frequency: chances are estimated from the batches as they come (None: counted beforehand).
         rewards: what lines weigh in the softmax loss (None: all the same).
         margin: of the hinge.
+        precision: what towers and scores are computed in; weights, optimiser, log q and losses
+            are fp32 in any case.
         checkpoint_steps: steps between checkpoints.
     """
 
@@ -64,6 +67,7 @@ class LoopConfig:
     frequency: FrequencyConfig | None = None
     rewards: Rewards | None = None
     margin: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
     optimiser: AdagradConfig = field(default_factory=AdagradConfig)
     seed: int = 0
     checkpoint_steps: int = 100
@@ -107,15 +111,28 @@ def train(
 ) -> list[float]:
     """Train in place, from the checkpoint if there is one; the losses of all steps.
 
-    Resumed training goes on bit for bit as if it had not been interrupted.
+    Resumed training goes on bit for bit as if it had not been interrupted. With several processes
+    (`training.processes`) each calls it with the same arguments; the first writes the checkpoint.
 
-    Raises: CheckFailed before the step whose loss is not finite.
+    Raises: CheckFailed before the step whose loss is not finite; InputError if a batch has fewer
+        requests than there are processes.
     """
+    if (requests := batch_size(examples, config.requests_per_batch)) < processes.count():
+        raise InputError(
+            "a batch has fewer requests than there are processes",
+            expected=f"at least {processes.count()}",
+            found=str(requests),
+            next_step="Start fewer processes, or raise requests_per_batch in the recipe.",
+        )
+    # Said explicitly, or torch warns at every sparse gradient.
+    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     torch.manual_seed(config.seed)
     optimiser = config.optimiser.build(model)
     objective = Objective(config, examples, catalogue)
     kept = objective.kept
     losses = checkpoints.restore(checkpoint, model, optimiser, kept) if checkpoint else []
+    if processes.rank():  # dropout's noise is each process's own
+        torch.manual_seed(config.seed + 1_000_003 * processes.rank() + len(losses))
     per_epoch = steps_per_epoch(examples, config.requests_per_batch)
     model.train()
     for epoch in range(len(losses) // per_epoch, config.epochs):
@@ -152,7 +169,7 @@ def train(
                         gradient_norm=norm,
                     )
                 )
-            if checkpoint and len(losses) % config.checkpoint_steps == 0:
+            if checkpoint and not processes.rank() and not len(losses) % config.checkpoint_steps:
                 checkpoints.write(checkpoint, model, optimiser, kept, losses)
     model.eval()
     return losses
@@ -185,6 +202,8 @@ class Objective:
         """The batch's loss, the model's own included; what the batch has taken is remembered."""
         dice = torch.Generator().manual_seed(self._config.seed * 1_000_003 + step)
         own = model.own_loss(batch.items, batch.positive_B, dice)
+        if own is not None and processes.rank():
+            own = own.detach()  # all compute the whole of it: its gradient is the first's
         told = self._told_apart(model, batch, step, dice)
         return told if own is None else told + own
 
@@ -193,7 +212,10 @@ class Objective:
     ) -> Tensor:
         """How badly the lines' items are told from the other columns and from hard negatives."""
         config = self._config
-        item_MD = model.encode_item(batch.items)
+        own_items = batch.items.take(processes.part(len(batch.items.item_M)))
+        with self._precision():
+            own_MD = model.encode_item(own_items)
+        item_MD = processes.together(own_MD.float())
         items_N, item_ND = batch.items.item_M[: batch.columns].numpy(), item_MD[: batch.columns]
         excluded_BN = batch.excluded_BP
         remembered = config.negatives.remembered(step)
@@ -203,8 +225,12 @@ class Objective:
             negative_BN = torch.zeros(len(excluded_BN), len(further), dtype=torch.bool)
             excluded_BN = torch.cat([excluded_BN, negative_BN], 1)
         self._see(batch, item_MD, step)
-        user_BD = model.encode_user(batch.user)
-        score_BN, hard_BK = user_BD @ item_ND.T, _hard(user_BD, item_MD, batch.hard_BK)
+        with self._precision():
+            own_BD = model.encode_user(batch.user)
+        user_BD = processes.together(own_BD.float())
+        with self._precision():
+            score_BN, hard_BK = user_BD @ item_ND.T, _hard(user_BD, item_MD, batch.hard_BK)
+        score_BN, hard_BK = score_BN.float(), hard_BK.float()
         if config.loss == "hinge":
             return pairwise_hinge(
                 torch.cat([score_BN, hard_BK], 1),
@@ -241,6 +267,11 @@ class Objective:
             further_BK=further_BK,
             reward_B=reward_B,
         )
+
+    def _precision(self) -> torch.autocast:
+        """What is computed under it is in the precision asked for."""
+        lower = self._config.precision == "bf16"
+        return torch.autocast("cpu", torch.bfloat16, enabled=lower)
 
     def _see(self, batch: Batch, item_MD: Tensor, step: int) -> None:
         """Remember and count what the batch has taken."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.ragged import Ragged
+from training import processes
 from training.data import Examples
 from training.negatives import Negatives, Numbers, draw_of_each
 from training.vectors import encode_items, encode_lines
@@ -45,12 +46,13 @@ class Mined:
     ) -> None:
         """Search and draw anew, by the model as it is; it is left as it was.
 
-        The same seed draws the same.
+        The same seed draws the same. Several processes search for a part of the lines each.
         """
         wanted, training = self._negatives, model.training
         model.eval()
         item_MD = torch.from_numpy(encode_items(model, catalogue))
-        for lines, user_BD in encode_lines(model, examples, catalogue):
+        found_LK = np.zeros_like(self.items_LK)
+        for lines, user_BD in encode_lines(model, examples, catalogue, watched=processes.own):
             request_B = examples.request_B[lines]
             line_O, other_O = np.nonzero(request_B[:, None] == request_B)
             found_BR = ranked(
@@ -61,7 +63,8 @@ class Mined:
                 last=wanted.mined_last,
             )
             some = Ragged.from_lengths(found_BR[found_BR > 0], (found_BR > 0).sum(1))
-            self.items_LK[lines] = draw_of_each(some, wanted.mined, seed=(*seed, int(lines[0]), 2))
+            found_LK[lines] = draw_of_each(some, wanted.mined, seed=(*seed, int(lines[0]), 2))
+        self.items_LK = processes.summed(found_LK)
         model.train(training)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pagoda.errors import CheckFailed
+from training import processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ def descend(
 ) -> float:
     """One step down a loss; the gradient's L2 norm as it was before it was clipped.
 
+    The gradient is the sum over all processes.
+
     Args:
         where: which batch, for people.
 
@@ -62,6 +65,7 @@ def descend(
         )
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    processes.sum_gradients(model)
     norm = clip_gradients(model, clip_norm)
     optimiser.step()
     return norm

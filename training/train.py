@@ -4,6 +4,9 @@ The model is fitted on rows before the judged week and judged on it once: on the
 the validation week where a choice is to be made. The same recipe on the same content gives the
 bundle that is already there. `--from BUNDLE` goes on from a bundle instead of beginning anew, on
 the days that it was not trained on (`training.parents`).
+
+Under torchrun the first process does all of that, and the others train with it from the moment that
+it has prepared everything (`training.processes`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +45,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
 from pagoda.models.towers import kind_of
 from pagoda.settings import Settings
-from training import evaluate, loop, parents, rows, splits
+from training import evaluate, loop, parents, processes, rows, splits
 from training.data import Examples, prepare
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
@@ -68,8 +72,6 @@ def train_recipe(
         session: a Spark session to use for Feast's join, else one is started for it.
     Raises: NothingToDo without lines; InputError if features are missing.
     """
-    # Said explicitly, or torch warns at every sparse gradient.
-    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     dataset = datasets.load(settings)
     with copying(settings):
         return _train_recipe(settings, dataset, chosen, force, session)
@@ -87,6 +89,7 @@ def _train_recipe(
         inputs = inputs_of(settings, dataset, chosen)
     found = None if force else _existing(settings, inputs.fingerprint)
     if found:
+        processes.from_first(None)  # nothing to train with
         return found, False
     created_at = datetime.now(UTC)
     name = f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}"
@@ -224,6 +227,11 @@ def _existing(settings: Settings, fingerprint: str) -> Path | None:
 def _train(
     model: TwoTowers, examples: Examples, catalogue: Catalogue, chosen: Plan, scratch: Path
 ) -> list[float]:
+    checkpoint = scratch / "checkpoint.safetensors"
+    config = chosen.recipe.loop
+    fit = processes.from_first(
+        partial(loop.train, model, examples, catalogue, config, checkpoint=checkpoint)
+    )
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -247,14 +255,7 @@ def _train(
             if not people.is_terminal and tenth > (step.step - 1) * 10 // step.of:
                 people.print(f"step {step.step}/{step.of}  loss {smooth:.3f}  {speed:,.0f} rows/s")
 
-        return loop.train(
-            model,
-            examples,
-            catalogue,
-            chosen.recipe.loop,
-            checkpoint=scratch / "checkpoint.safetensors",
-            on_step=show,
-        )
+        return fit(on_step=show)
 
 
 @app.command()
@@ -305,10 +306,14 @@ def train(
         else:
             emit_table([planned])
         return
-    if parent is not None:
-        days = f"{chosen.train.first} to {chosen.train.last}"
-        people.print(f"from [bold]{parent}[/], on the days {days}")
-    path, fresh = train_recipe(settings, chosen, force=force)
+    with processes.joined():
+        if processes.rank():
+            processes.follow()
+            return
+        if parent is not None:
+            days = f"{chosen.train.first} to {chosen.train.last}"
+            people.print(f"from [bold]{parent}[/], on the days {days}")
+        path, fresh = train_recipe(settings, chosen, force=force)
     manifest = bundles.read_manifest(path)
     result: dict[str, Any] = {
         "bundle": manifest.name,

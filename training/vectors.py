@@ -45,7 +45,7 @@ def encode_lines(
     A request's lines come together.
 
     Args:
-        watched: goes through the passes; to show a bar.
+        watched: goes through the passes, or some of them; to show a bar.
     """
     for start in watched(range(0, examples.requests, _REQUESTS_PER_PASS)):
         requests = np.arange(start, min(start + _REQUESTS_PER_PASS, examples.requests))

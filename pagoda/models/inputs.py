@@ -44,7 +44,7 @@ class ItemBatch:
     title_MN: Tensor
     title_trigrams: Callable[[], Tensor]
 
-    def take(self, places: Tensor) -> ItemBatch:
+    def take(self, places: Tensor | slice) -> ItemBatch:
         """The items at these places, repeats allowed."""
         return ItemBatch(
             item_M=self.item_M[places],

@@ -15,8 +15,6 @@ from torch.nn import functional
 
 from pagoda.models.inputs import Padded
 
-_NEVER = torch.finfo(torch.float32).min
-
 
 def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """Mean over the unmasked positions, [B, D]; zero where there are none."""
@@ -47,7 +45,7 @@ def attention_weights(score: Tensor, mask: Tensor, *, zero_vector: bool) -> Tens
         score = score.masked_fill(~mask, -torch.inf)
         zero = score.new_zeros(*score.shape[:-1], 1)
         return torch.cat([zero, score], -1).softmax(-1)[..., 1:]
-    return score.masked_fill(~mask, _NEVER).softmax(-1) * mask
+    return score.masked_fill(~mask, torch.finfo(score.dtype).min).softmax(-1) * mask
 
 
 def attend(
@@ -78,9 +76,10 @@ class SelfAttention(nn.Module):
         q_BHTK, k_BHTK, v_BHTK = (
             self.query_key_value(x_BTD).view(B, T, 3, self.heads, D // self.heads)
         ).permute(2, 0, 3, 1, 4)
-        bias_B11T = torch.zeros_like(mask_BT, dtype=x_BTD.dtype).masked_fill(~mask_BT, _NEVER)
+        never = torch.finfo(q_BHTK.dtype).min
+        bias_BT = torch.zeros_like(mask_BT, dtype=q_BHTK.dtype).masked_fill(~mask_BT, never)
         mixed_BHTK = functional.scaled_dot_product_attention(
-            q_BHTK, k_BHTK, v_BHTK, attn_mask=bias_B11T[:, None, None, :], scale=self.scale
+            q_BHTK, k_BHTK, v_BHTK, attn_mask=bias_BT[:, None, None, :], scale=self.scale
         )
         out: Tensor = self.out(mixed_BHTK.transpose(1, 2).reshape(B, T, D))
         return out

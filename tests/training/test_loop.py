@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -127,6 +128,21 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(
     assert found == losses
     expected = weights(whole)
     assert all(torch.equal(each, expected[name]) for name, each in weights(resumed).items())
+
+
+@EACH
+def test_losses_in_bf16_are_near_those_in_fp32_and_weights_stay_fp32(
+    config: Config, sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    def losses(precision: Literal["fp32", "bf16"]) -> list[float]:
+        model = built(config, sizes)
+        found = train(model, examples, catalogue, replace(EVERYTHING, precision=precision))
+        assert {each.dtype for each in model.parameters()} == {torch.float32}
+        return found
+
+    lower, full = losses("bf16"), losses("fp32")
+    assert lower != full
+    assert lower[:4] == pytest.approx(full[:4], rel=0.02)  # mined items may differ after an epoch
 
 
 HINGE = replace(SHORT, loss="hinge")
