@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
+from filelock import FileLock
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -89,9 +91,29 @@ def _train_recipe(
     if found:
         return found, False
     created_at = datetime.now(UTC)
-    name = f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}"
-    with pins.held(settings, name, inputs.snapshots):
+    wished = f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}"
+    with named(settings, wished, inputs.snapshots) as name:
         return _bundle(settings, chosen, inputs, name, created_at, clock, session), True
+
+
+@contextmanager
+def named(settings: Settings, wished: str, snapshots: Mapping[str, int]) -> Iterator[str]:
+    """A bundle's name that nobody else has, its snapshots tagged (`pagoda.pins`).
+
+    Two of one content and second would have the same, and the later one's tags would be the
+    earlier one's: it is called WISHED_2 then, and so on. A name is taken by its tags before there
+    is a folder.
+    """
+    names = chain([wished], (f"{wished}_{number}" for number in count(2)))
+    with ExitStack() as held:
+        with FileLock(settings.bundles / ".names.lock"):
+            name = next(each for each in names if _is_free(settings, each))
+            held.enter_context(pins.held(settings, name, snapshots))
+        yield name
+
+
+def _is_free(settings: Settings, name: str) -> bool:
+    return not (settings.bundles / name).exists() and not pins.tables_of(settings, name)
 
 
 def _bundle(
