@@ -35,7 +35,7 @@ from pagoda import features, pins, registry
 from pagoda import settings as settings_module
 from pagoda.bundle import Bundle, Manifest, ModelSpec, as_json
 from pagoda.console import emit_json, emit_table, people, run
-from pagoda.errors import BundleRefused
+from pagoda.errors import BundleRefused, NothingToDo
 from pagoda.forgotten import copying
 from pagoda.metric_table import first_rows, table
 from pagoda.models.base import TwoTowers
@@ -296,7 +296,8 @@ def train(
         typer.Option(
             "--from",
             metavar="BUNDLE",
-            help="Go on from this bundle of the recipe, on the days since its training ended.",
+            help="Go on from this bundle of the recipe, on the days since its training ended; "
+            "live: from the one that serves.",
         ),
     ] = None,
     show_plan: Annotated[
@@ -309,8 +310,9 @@ def train(
     dataset = datasets.load(settings)
     chosen = plan(recipe(name), dataset, week_of(week))
     if parent is not None:
-        started_from = Bundle.load(registry.require(settings, parent))
+        started_from = Bundle.load(registry.require(settings, _live(settings, parent)))
         chosen = parents.going_on(chosen, dataset, started_from)
+        parent = started_from.name
     if show_plan:
         planned = {
             "recipe": name,
@@ -346,6 +348,19 @@ def train(
     people.print(f"{'trained' if fresh else 'already trained:'} [bold]{manifest.name}[/]")
     people.print(f"queries: {manifest.dataset['query_protocol']}")
     emit_table(table(first_rows(manifest.metrics)), title=f"{chosen.week} week")
+
+
+def _live(settings: Settings, name: str) -> str:
+    """The bundle that `live` means now, every other name as it is."""
+    if name != "live":
+        return name
+    current = registry.current(settings)
+    if current is None:
+        raise NothingToDo(
+            "no bundle is live to go on from",
+            next_step="Train without --from first, then `pagoda index`.",
+        )
+    return current
 
 
 if __name__ == "__main__":
