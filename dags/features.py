@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, Param
 
 from project import SparkStage, Stage
-from wiring import DEFAULTS, FEATURES, IMPORTED, MACROS, daily_or_after, skip_in_backfill
+from wiring import DEFAULTS, FEATURES, IMPORTED, MACROS, WISHES, daily_or_after, skip_in_backfill
 
 DOC = """
 ### features
@@ -53,6 +53,11 @@ with DAG(
             type=["null", "string"],
             description="Recipe for the train run that follows; empty: its own default",
         ),
+        "parent": Param(
+            None,
+            type=["null", "string"],
+            description="Bundle that the train run goes on from, or live; empty: it begins anew",
+        ),
     },
 ):
     build = SparkStage(
@@ -69,7 +74,7 @@ with DAG(
     materialise = SparkStage(
         task_id="materialise",
         script="jobs/batch/materialise.py",
-        hand_on={"recipe": "{{ asked('recipe') }}"},
+        hand_on=WISHES,
         outlets=[FEATURES],
     )
     build >> apply >> materialise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, Param
 
 from project import Stage
-from wiring import DEFAULTS, IMPORTED, MACROS
+from wiring import DEFAULTS, IMPORTED, MACROS, WISHES
 
 DOC = """
 ### ingest
@@ -31,8 +31,9 @@ with DAG(
     params={
         "dataset": Param(
             "completejourney",
-            enum=["completejourney", "files"],
-            description="completejourney: 1.47 million real purchases. files: your own, by mapping",
+            enum=["completejourney", "files", "interactions", "jdsearch", "taobao-ecomm"],
+            description="completejourney: 1.47 million real purchases. files: your own, by "
+            "mapping. interactions: lines of user and item. jdsearch, taobao-ecomm: as published",
         ),
         "households": Param(
             None,
@@ -45,10 +46,22 @@ with DAG(
             type=["null", "string"],
             description="files: absolute path of the mapping file (docs/your-own-data.md)",
         ),
+        "paths": Param(
+            None,
+            type=["null", "array"],
+            items={"type": "string"},
+            description="Absolute, a line each. interactions: the files. jdsearch: what users did, "
+            "then the products. taobao-ecomm: the folder",
+        ),
         "recipe": Param(
             None,
             type=["null", "string"],
             description="Recipe for the train run at the end of the chain; empty: its own default",
+        ),
+        "parent": Param(
+            None,
+            type=["null", "string"],
+            description="Bundle that the train run goes on from, or live; empty: it begins anew",
         ),
     },
 ):
@@ -57,6 +70,7 @@ with DAG(
         module="jobs.imports.cli",
         arguments=["{{ params.dataset }}"],
         options={"--households": "{{ params.households }}", "--mapping": "{{ params.mapping }}"},
-        hand_on={"recipe": "{{ asked('recipe') }}"},
+        operands="{{ params.paths | tojson }}",
+        hand_on=WISHES,
         outlets=[IMPORTED],
     )

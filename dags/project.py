@@ -30,11 +30,13 @@ UNSET = ("", "None", "False")  # how a template renders a parameter that says no
 
 
 class Stage(BaseOperator):
-    """Runs `python -m MODULE ARGUMENTS OPTIONS` in the project's environment.
+    """Runs `python -m MODULE ARGUMENTS OPTIONS -- OPERANDS` in the project's environment.
 
     Args:
         arguments: templated.
         options: option to templated value, see `given`.
+        operands: templated, a JSON list: what a person may write as they like, as behind `--`
+            none of it is taken for an option; empty ones are left out.
         hand_on: templated; goes with the outlet assets, for the DAGs that they start.
         metrics: name of the metrics file that the stage writes; what stands in it is the task's
             XCom `metrics`, also when the stage fails.
@@ -42,7 +44,7 @@ class Stage(BaseOperator):
     """
 
     ui_color = "#e8f1f2"
-    template_fields: Sequence[str] = ("arguments", "options", "hand_on")
+    template_fields: Sequence[str] = ("arguments", "options", "operands", "hand_on")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Stage(BaseOperator):
         module: str,
         arguments: Sequence[str] = (),
         options: dict[str, str] | None = None,
+        operands: str = "[]",
         hand_on: dict[str, str] | None = None,
         metrics: str | None = None,
         skip_if_nothing: bool = False,
@@ -59,16 +62,22 @@ class Stage(BaseOperator):
         self.module = module
         self.arguments = arguments
         self.options = options or {}
+        self.operands = operands
         self.hand_on = hand_on or {}
         self.metrics = metrics
         self.skip_if_nothing = skip_if_nothing
+
+    def command(self) -> list[str]:
+        """The process, once the templates are rendered; no shell reads it."""
+        operands = [each for each in json.loads(self.operands) or () if each]
+        start = [str(python()), "-m", self.module, *self.arguments, *given(self.options)]
+        return [*start, "--", *operands] if operands else start
 
     def execute(self, context: Any) -> None:
         """Run the stage; its output is the task's log."""
         self.hook = SubprocessHook()
         began = time.time()
-        command = [str(python()), "-m", self.module, *self.arguments, *given(self.options)]
-        result = self.hook.run_command(command, cwd=str(ROOT))
+        result = self.hook.run_command(self.command(), cwd=str(ROOT))
         if self.metrics:
             _show_metrics(context, self.metrics, since=began)
         if self.skip_if_nothing:

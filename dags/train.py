@@ -13,6 +13,8 @@ DOC = """
 Point-in-time rows by Feast, one training loop, evaluation over all candidates beside the baselines,
 and a model bundle. Unchanged inputs and recipe give the bundle that is there. After it, **index**
 starts by itself.
+
+With a parent, training goes on from that bundle over the days since: day after day.
 """
 
 with DAG(
@@ -33,14 +35,20 @@ with DAG(
             description="A recipe of training/recipes; empty: what the run upstream asked for, "
             "or demo",
         ),
+        "parent": Param(
+            None,
+            type=["null", "string"],
+            description="A bundle to go on from, on the days since it was trained; live: the one "
+            "that serves; empty: what the run upstream asked for, or none, to begin anew",
+        ),
         "force": Param(False, type="boolean", description="Train even if nothing has changed"),
     },
 ):
     Stage(
         task_id="train",
         module="training.train",
-        arguments=["{{ recipe() }}"],
-        options={"--force": "{{ params.force }}"},
+        options={"--from": "{{ asked('parent') }}", "--force": "{{ params.force }}"},
+        operands="{{ [recipe()] | tojson }}",
         pool="spark",  # Feast's historical join is a Spark job of its own
         outlets=[BUNDLE],
     )

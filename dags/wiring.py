@@ -32,6 +32,10 @@ DEFAULTS = {
 LOOKS = DEFAULTS | {"priority_weight": 0, "execution_timeout": timedelta(hours=1)}
 
 
+# What a run asks of those that its assets start, see `asked`.
+WISHES = {"recipe": "{{ asked('recipe') }}", "parent": "{{ asked('parent') }}"}
+
+
 def daily(hour: int) -> CronTriggerTimetable:
     """By the clock at that hour (UTC)."""
     return CronTriggerTimetable(
@@ -78,7 +82,8 @@ def first_day(context: Any) -> str | None:
     if context["dag_run"].run_type == "backfill":
         return last_day(context)
     if context.get("triggering_asset_events"):
-        return answer_of("training.train", recipe(context), "--plan", "--json")["features_from"]
+        plan = answer_of("training.train", "--plan", "--json", "--", recipe(context))
+        return plan["features_from"]
     return None
 
 

@@ -119,6 +119,15 @@ class Manifest(BaseModel):
         """The Milvus collection of this bundle's items."""
         return f"items_{self.name}"
 
+    @property
+    def reads_queries(self) -> bool:
+        """Whether a request must have a query; where not, it must have none.
+
+        Whatever its kind, a model that was trained without queries makes nothing of one.
+        """
+        trained_on_them = self.dataset.get("requests", "searches") == "searches"
+        return trained_on_them and self.model.config.get("query") != "last_item"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

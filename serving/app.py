@@ -48,7 +48,7 @@ from serving.search import Embedded, Engine, Timings, sequences
 from serving.served import Served, ServedLog
 
 PAGE = Path(__file__).parent / "page"
-_DESCRIPTION = """Personalised product search.
+_DESCRIPTION = """Personalised product search; recommendation where the live model reads no queries.
 
 `POST /search` answers; `POST /embed` gives the vector to rankers that query Milvus themselves.
 Every refusal has one body (`Refusal`): 422 lists all problems of a request, 503 names the
@@ -103,23 +103,26 @@ class Service:
             found["bundle"] = found["bundle"].model_copy(
                 update={"detail": str(self.follower.problem)}
             )
+        live = self.follower.now
         return Readiness(
             ready=all(each.ok for each in found.values() if each.needed),
             bundle=self.follower.name,
+            reads_queries=live.bundle.manifest.reads_queries if live else None,
             dependencies=found,
         )
 
     def _record(self, request: SearchRequest, answer: SearchAnswer, embedded: Embedded) -> None:
         if request.user_id is None or embedded.user_key is None:
             return
-        self.publisher.publish(
-            Search(
-                search_id=answer.search_id,
-                user_id=request.user_id,
-                query=request.query,
-                ts=embedded.at_ms,
+        if request.query:  # what was recommended without one is no search
+            self.publisher.publish(
+                Search(
+                    search_id=answer.search_id,
+                    user_id=request.user_id,
+                    query=request.query,
+                    ts=embedded.at_ms,
+                )
             )
-        )
         self.served.offer(
             Served(
                 search_id=answer.search_id,

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pagoda.errors import BundleRefused, DependencyDown, InputError
 from serving.schemas import Problem, Refusal
+from serving.search import QueryRefused
 
 log = structlog.get_logger()
 MAX_BODY_BYTES = 1 << 20
@@ -32,6 +33,7 @@ def install(app: FastAPI) -> None:
     """Answer every error of the app with a Refusal."""
     app.add_exception_handler(DependencyDown, _dependency_down)
     app.add_exception_handler(BundleRefused, _bundle_refused)
+    app.add_exception_handler(QueryRefused, _query_refused)
     app.add_exception_handler(InputError, _failed)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _http)
@@ -88,6 +90,13 @@ async def _invalid(_: Request, error: Exception) -> Response:
     problems = problems_of(error.errors())
     listed = "; ".join(f"{problem.where}: {problem.what}" for problem in problems)
     return _answer(422, Refusal(error="invalid_request", message=listed, problems=problems))
+
+
+async def _query_refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, QueryRefused)
+    message = str(error)
+    problem = Problem(where="query", what=message.removeprefix("query: "))
+    return _answer(422, Refusal(error="invalid_request", message=message, problems=[problem]))
 
 
 async def _dependency_down(_: Request, error: Exception) -> Response:

@@ -11,8 +11,8 @@ from pagoda import messages
 from pagoda.filters import Filters
 
 Relevance = Literal["filter", "post_filter", "off"]
-# As in the message that a search becomes: what is answered can be published.
-Query = Annotated[messages.Query, Field(min_length=1), AfterValidator(str.strip)]
+# Unless empty, as in the message that a search becomes: what is answered can be published.
+Query = Annotated[messages.Text, AfterValidator(str.strip)]
 UserId = Annotated[
     messages.Id, Field(description="The user's id as in the events.", examples=["1364"])
 ]
@@ -34,7 +34,12 @@ class _Out(BaseModel):
 class EmbedRequest(_In):
     """A user and a query, for a vector to search Milvus with."""
 
-    query: Annotated[Query, Field(examples=["fluid milk"])]
+    query: Query = Field(
+        default="",
+        description="Needed where the live bundle's model reads queries, refused where it reads "
+        "none: `reads_queries` of `/ready`.",
+        examples=["fluid milk"],
+    )
     user_id: UserId | None = Field(
         default=None, description="Left out or unknown: the vector is not personalised."
     )
@@ -199,6 +204,10 @@ class Readiness(_Out):
 
     ready: bool
     bundle: str | None
+    reads_queries: bool | None = Field(
+        description="Whether searches must have a query; if false, they must have none. Null "
+        "without a bundle."
+    )
     dependencies: dict[str, Dependency]
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from pagoda.ann import MAX_K, Hits, Searcher
 from pagoda.bundle import Request
+from pagoda.errors import InputError
 from pagoda.filters import expression
 from pagoda.ids import key_of
 from pagoda.models.behaviour import windows_of
@@ -46,6 +47,10 @@ from serving.schemas import (
 _POST_FILTER_FACTOR = 4
 
 Numbers = npt.NDArray[np.int64]
+
+
+class QueryRefused(InputError):
+    """The live bundle's model needs a query and there is none, or reads none and there is one."""
 
 
 @dataclass
@@ -138,7 +143,7 @@ class Engine:
     def search(
         self, live: Live, request: SearchRequest, timings: Timings
     ) -> tuple[SearchAnswer, Embedded]:
-        """The answer, and what it was made from. Raises: DependencyDown."""
+        """The answer, and what it was made from. Raises: QueryRefused, DependencyDown."""
         embedded = embed(live, request, timings)
         mode = request.relevance or self._relevance
         with timings.step("terms"):
@@ -182,7 +187,7 @@ class Engine:
         return answer, embedded
 
     def embed(self, live: Live, request: EmbedRequest, timings: Timings) -> EmbedAnswer:
-        """The vector alone. Raises: DependencyDown("redis")."""
+        """The vector alone. Raises: QueryRefused, DependencyDown("redis")."""
         embedded = embed(live, request, timings)
         return EmbedAnswer(
             vector=embedded.vector_D.tolist(),
@@ -222,7 +227,11 @@ def _tiers(decided: Control, mode: Relevance) -> list[tuple[FoundTerm, ...]]:
 
 
 def embed(live: Live, request: EmbedRequest, timings: Timings) -> Embedded:
-    """Read the user's rows and run the user tower. Raises: DependencyDown("redis")."""
+    """Read the user's rows and run the user tower.
+
+    Raises: QueryRefused, DependencyDown("redis").
+    """
+    _require_fit(live, request.query)
     at_ms = now_ms()
     with timings.step("features"):
         user_key = None if request.user_id is None else key_of("user", request.user_id)
@@ -234,6 +243,25 @@ def embed(live: Live, request: EmbedRequest, timings: Timings) -> Embedded:
     return Embedded(
         at_ms=at_ms, user_key=user_key, rows=stamped, windows=windows, vector_D=vector_D
     )
+
+
+def _require_fit(live: Live, query: str) -> None:
+    """Ignored, a query would be taken for answered: by its terms alone, if it has any."""
+    reads = live.bundle.manifest.reads_queries
+    if query and not reads:
+        raise QueryRefused(
+            "cannot be answered",
+            where="query",
+            expected=f"none: the model of bundle {live.bundle.name} reads no queries",
+            next_step="Leave it out; `filters` say what results must be.",
+        )
+    if reads and not query:
+        raise QueryRefused(
+            "is missing",
+            where="query",
+            expected=f"words: the model of bundle {live.bundle.name} reads queries",
+            next_step="To recommend without, put a bundle live that was trained without queries.",
+        )
 
 
 def _read(live: Live, user_key: int, at_ms: int) -> dict[str, StampedRow | None]:

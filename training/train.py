@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
+from filelock import FileLock
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -37,7 +39,7 @@ from pagoda import features, pins, registry
 from pagoda import settings as settings_module
 from pagoda.bundle import Bundle, Manifest, ModelSpec, as_json
 from pagoda.console import emit_json, emit_table, people, run
-from pagoda.errors import BundleRefused
+from pagoda.errors import BundleRefused, NothingToDo
 from pagoda.forgotten import copying
 from pagoda.metric_table import first_rows, table
 from pagoda.models.base import TwoTowers
@@ -92,9 +94,29 @@ def _train_recipe(
         processes.from_first(None)  # nothing to train with
         return found, False
     created_at = datetime.now(UTC)
-    name = f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}"
-    with pins.held(settings, name, inputs.snapshots):
+    wished = f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}"
+    with named(settings, wished, inputs.snapshots) as name:
         return _bundle(settings, chosen, inputs, name, created_at, clock, session), True
+
+
+@contextmanager
+def named(settings: Settings, wished: str, snapshots: Mapping[str, int]) -> Iterator[str]:
+    """A bundle's name that nobody else has, its snapshots tagged (`pagoda.pins`).
+
+    Two of one content and second would have the same, and the later one's tags would be the
+    earlier one's: it is called WISHED_2 then, and so on. A name is taken by its tags before there
+    is a folder.
+    """
+    names = chain([wished], (f"{wished}_{number}" for number in count(2)))
+    with ExitStack() as held:
+        with FileLock(settings.bundles / ".names.lock"):
+            name = next(each for each in names if _is_free(settings, each))
+            held.enter_context(pins.held(settings, name, snapshots))
+        yield name
+
+
+def _is_free(settings: Settings, name: str) -> bool:
+    return not (settings.bundles / name).exists() and not pins.tables_of(settings, name)
 
 
 def _bundle(
@@ -275,7 +297,8 @@ def train(
         typer.Option(
             "--from",
             metavar="BUNDLE",
-            help="Go on from this bundle of the recipe, on the days since its training ended.",
+            help="Go on from this bundle of the recipe, on the days since its training ended; "
+            "live: from the one that serves.",
         ),
     ] = None,
     show_plan: Annotated[
@@ -288,8 +311,9 @@ def train(
     dataset = datasets.load(settings)
     chosen = plan(recipe(name), dataset, week_of(week))
     if parent is not None:
-        started_from = Bundle.load(registry.require(settings, parent))
+        started_from = Bundle.load(registry.require(settings, _live(settings, parent)))
         chosen = parents.going_on(chosen, dataset, started_from)
+        parent = started_from.name
     if show_plan:
         planned = {
             "recipe": name,
@@ -329,6 +353,19 @@ def train(
     people.print(f"{'trained' if fresh else 'already trained:'} [bold]{manifest.name}[/]")
     people.print(f"queries: {manifest.dataset['query_protocol']}")
     emit_table(table(first_rows(manifest.metrics)), title=f"{chosen.week} week")
+
+
+def _live(settings: Settings, name: str) -> str:
+    """The bundle that `live` means now, every other name as it is."""
+    if name != "live":
+        return name
+    current = registry.current(settings)
+    if current is None:
+        raise NothingToDo(
+            "no bundle is live to go on from",
+            next_step="Train without --from first, then `pagoda index`.",
+        )
+    return current
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from pagoda.ann import Searcher
 from pagoda.bundle import Bundle, Request
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import CheckFailed, Conflict, InputError
+from pagoda.features import USER_INTRADAY
 from pagoda.index import (
     Collection,
     aliased,
@@ -41,6 +42,7 @@ from pagoda.index import (
     milvus,
 )
 from pagoda.index_report import IndexReport
+from pagoda.models.behaviour import Rows
 from pagoda.release import make_live
 from pagoda.settings import Settings
 
@@ -216,7 +218,7 @@ def _check(
             live_name=bundle.collection,
             items=items,
             vectors_ND=vectors_ND,
-            queries_QD=check.query_vectors(bundle.item_vectors, _request_vectors(bundle)),
+            queries_QD=check.query_vectors(bundle.item_vectors, request_vectors(bundle)),
             min_recall=settings.milvus.min_recall,
             progress=progress,
         )
@@ -224,14 +226,28 @@ def _check(
         searcher.close()
 
 
-def _request_vectors(bundle: Bundle) -> npt.NDArray[np.float32]:
-    """The user tower's vectors for searches by strangers, in the words of the catalogue."""
+def request_vectors(bundle: Bundle) -> npt.NDArray[np.float32]:
+    """The user tower's vectors for searches by strangers, in the words of the catalogue.
+
+    Without queries strangers are all alike: there they have clicked an item each.
+    """
     rng = np.random.default_rng(2)
-    titles = bundle.items["title"].take(rng.integers(bundle.items.num_rows, size=_SAMPLE_REQUESTS))
+    items = bundle.items.take(rng.integers(bundle.items.num_rows, size=_SAMPLE_REQUESTS))
     at_ms = round(bundle.manifest.created_at.timestamp() * 1000)
+    reads = bundle.manifest.reads_queries
     return bundle.embed(
-        [Request(query=title or "", at_ms=at_ms, rows={}) for title in titles.to_pylist()]
+        [
+            Request(query=item["title"] or "", at_ms=at_ms, rows={})
+            if reads
+            else Request(query="", at_ms=at_ms, rows=_clicked(item["item_key"], at_ms))
+            for item in items.select(["item_key", "title"]).to_pylist()
+        ]
     )
+
+
+def _clicked(item_key: int, at_ms: int) -> Rows:
+    click = {"click_ts": [at_ms - 1], "click_events": [0], "click_items": [item_key]}
+    return {USER_INTRADAY.name: click}
 
 
 def _rename(client: MilvusClient, draft: str, name: str) -> None:

@@ -19,7 +19,13 @@ Texts = Annotated[list[str] | None, typer.Option(help="Any of these; may be give
 
 @app.command()
 def main(
-    query: Annotated[str, typer.Argument(help="The words to search for.")],
+    query: Annotated[
+        str,
+        typer.Argument(
+            help="The words to search for; none where the live model reads none.",
+            show_default=False,
+        ),
+    ] = "",
     user: Annotated[
         str | None, typer.Option(help="User id; without one, no personalising.")
     ] = None,
@@ -40,7 +46,7 @@ def main(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole answer as JSON.")] = False,
 ) -> None:
-    """Search the catalogue for words, as a user."""
+    """Search the catalogue for words, as a user; or see what is recommended to them."""
     filters: dict[str, Any] = {
         "brand": brand,
         "leaf_category": leaf_category,

@@ -12,6 +12,7 @@ const WINDOWS = {
 };
 const TAGS = ["brand", "leaf_category", "category", "first_category", "shop", "colour"];
 const FIRST_SHOWN = 50;
+const WORDS = at("query").placeholder;
 
 function element(name, { text, title, kind, ...attributes } = {}, ...children) {
   const made = document.createElement(name);
@@ -59,9 +60,12 @@ function request() {
   };
 }
 
+// Whether there is enough to search with: words, or a model that reads none.
+const askable = () => !at("query").required || at("query").value.trim() !== "";
+
 let latest = 0;
 async function search() {
-  if (!at("query").value.trim()) return;
+  if (!askable()) return;
   const mine = ++latest; // an answer that was overtaken is not shown
   at("results").setAttribute("aria-busy", "true");
   try {
@@ -249,7 +253,7 @@ function ago(ms) {
 // The page itself ---------------------------------------------------------------------------------
 
 function remember(asked) {
-  const state = new URLSearchParams({ q: asked.query });
+  const state = new URLSearchParams(asked.query ? { q: asked.query } : {});
   if (asked.user_id) state.set("user", asked.user_id);
   history.replaceState(null, "", `?${state}`);
 }
@@ -263,10 +267,20 @@ async function showReadiness() {
     chip.textContent = [found.bundle ? `bundle ${found.bundle}` : "no bundle",
                         ...down.map(([name]) => `${name} is down`)].join(", ");
     chip.title = down.map(([, each]) => each.detail).join("\n");
+    if (found.reads_queries !== null) showQuery(found.reads_queries);
   } catch {
     chip.className = "serving down";
     chip.textContent = "the service does not answer";
   }
+}
+
+function showQuery(read) {
+  const query = at("query");
+  if (query.required === read) return;
+  query.required = read;
+  query.disabled = !read;
+  if (!read) query.value = "";
+  query.placeholder = read ? WORDS : "this model reads no words: choose a user";
 }
 
 async function showExamples() {
@@ -276,7 +290,7 @@ async function showExamples() {
     const button = element("button", { text: user, type: "button", title: `${events} recent events` });
     button.addEventListener("click", () => {
       at("user").value = user;
-      at("query").value ? search() : showSequences();
+      askable() ? search() : showSequences();
     });
     return element("li", {}, button);
   }));
@@ -298,7 +312,7 @@ at("refresh").addEventListener("click", showSequences);
 const state = new URLSearchParams(location.search);
 at("query").value = state.get("q") ?? "";
 at("user").value = state.get("user") ?? "";
-showReadiness();
+await showReadiness(); // it says whether the model reads words
 setInterval(showReadiness, 10000);
 showExamples();
-at("query").value ? search() : showSequences();
+askable() ? search() : showSequences();

@@ -11,15 +11,65 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from jobs.imports import cli as imports
 from pagoda.bursts import worth_a_run
 from pagoda.settings import PROJECT_ROOT
 from pagoda.stages import CHECKS, STAGES, UPKEEP
+from training import train as training
 
 DAGS = PROJECT_ROOT / "dags"
 PYTHON = PROJECT_ROOT / ".venv-airflow" / "bin" / "python"
 
 pytestmark = pytest.mark.airflow
+
+# What people may write into the form of a run, and what an earlier DAG may have handed on.
+ODD = ["/data/a b.txt", "--replace", "$(true); 'x' `y`", "", "{{ params.recipe }}"]
+RUNS: dict[str, dict[str, Any]] = {
+    "as it is": {"dag": "ingest", "task": "import"},
+    "slice": {"dag": "ingest", "task": "import", "params": {"households": 120}},
+    "files": {
+        "dag": "ingest",
+        "task": "import",
+        "params": {"dataset": "files", "mapping": "--dry-run"},
+    },
+    "interactions": {
+        "dag": "ingest",
+        "task": "import",
+        "params": {
+            "dataset": "interactions",
+            "paths": ODD,
+            "recipe": "next_item",
+            "parent": "live",
+        },
+    },
+    "jdsearch": {
+        "dag": "ingest",
+        "task": "import",
+        "params": {"dataset": "jdsearch", "paths": ["/jd/users.txt", "/jd/products.txt"]},
+    },
+    "taobao": {
+        "dag": "ingest",
+        "task": "import",
+        "params": {"dataset": "taobao-ecomm", "paths": ["/ecomm"]},
+    },
+    "no importer": {"dag": "ingest", "task": "import", "params": {"dataset": "--help"}},
+    "no path": {"dag": "ingest", "task": "import", "params": {"paths": [7]}},
+    "anew": {"dag": "train", "task": "train"},
+    "as asked upstream": {
+        "dag": "train",
+        "task": "train",
+        "handed_on": {"recipe": "next_item", "parent": "live"},
+    },
+    "as asked here": {
+        "dag": "train",
+        "task": "train",
+        "params": {"recipe": "--json", "parent": "--plan", "force": True},
+        "handed_on": {"recipe": "next_item", "parent": "live"},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +79,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pytest.skip("Airflow's environment is not there; `make setup` makes it")
     home = tmp_path_factory.mktemp("airflow")
     done = subprocess.run(
-        [PYTHON, Path(__file__).with_name("describe.py"), DAGS],
+        [PYTHON, Path(__file__).with_name("describe.py"), DAGS, json.dumps([*RUNS.values()])],
         env={"PATH": os.environ["PATH"], "AIRFLOW_HOME": str(home), "PYTHONPATH": str(DAGS)},
         capture_output=True,
         text=True,
@@ -132,6 +182,67 @@ def test_only_item_updates_watch_kafka_and_start_one_run_at_a_time(bag: dict[str
     assert watched["commit_offset"], "or what came while nobody listened would be forgotten"
     assert bag["dags"]["item_updates"]["max_active_runs"] == 1
     assert not any(dag["watches"] for name, dag in bag["dags"].items() if name != "item_updates")
+
+
+@pytest.fixture(scope="module")
+def started(bag: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the tasks of RUNS start."""
+    return dict(zip(RUNS, bag["started"], strict=True))
+
+
+def understood(command: list[str]) -> dict[str, Any]:
+    """What a command says to its entry module: parameter to value."""
+    module, *arguments = command[2:]
+    reader = get_command({"jobs.imports.cli": imports.app, "training.train": training.app}[module])
+    if isinstance(reader, TyperGroup):
+        name, *arguments = arguments
+        reader = reader.commands[name]
+    context = reader.make_context("", arguments)
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    said = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+    return {name: value for name, value in context.params.items() if name in said}
+
+
+def test_ingest_offers_every_importer(bag: dict[str, Any]) -> None:
+    commands = get_command(imports.app)
+    assert isinstance(commands, TyperGroup)
+    assert set(bag["dags"]["ingest"]["enums"]["dataset"]) == set(commands.commands)
+
+
+def test_importers_get_what_they_take(started: dict[str, dict[str, Any]]) -> None:
+    commands = {name: run["command"][3:] for name, run in started.items() if "command" in run}
+    assert commands["as it is"] == ["completejourney"]
+    assert commands["slice"] == ["completejourney", "--households", "120"]
+    assert understood(started["files"]["command"]) == {"mapping": Path("--dry-run")}
+    users, products = Path("/jd/users.txt"), Path("/jd/products.txt")
+    assert understood(started["jdsearch"]["command"]) == {"users": users, "products": products}
+    assert understood(started["taobao"]["command"]) == {"folder": Path("/ecomm")}
+
+
+def test_paths_come_as_they_were_written_and_none_is_an_option(
+    started: dict[str, dict[str, Any]],
+) -> None:
+    command = started["interactions"]["command"]
+    assert command[3:] == ["interactions", "--", *filter(None, ODD)]
+    assert understood(command) == {"files": [Path(each) for each in ODD if each]}
+
+
+def test_what_is_no_importer_and_no_path_starts_nothing(
+    started: dict[str, dict[str, Any]],
+) -> None:
+    assert "dataset" in started["no importer"]["refused"]
+    assert "paths" in started["no path"]["refused"]
+
+
+def test_recipe_and_parent_travel_from_the_head_to_training(
+    started: dict[str, dict[str, Any]],
+) -> None:
+    assert started["interactions"]["hands_on"] == {"recipe": "next_item", "parent": "live"}
+    assert started["anew"]["command"][3:] == ["--", "demo"]
+    asked = understood(started["as asked upstream"]["command"])
+    assert asked == {"name": "next_item", "parent": "live"}
+    here = understood(started["as asked here"]["command"])
+    assert here == {"name": "--json", "parent": "--plan", "force": True}
 
 
 def test_the_list_of_stages_names_the_dag_that_runs_each(bag: dict[str, Any]) -> None:

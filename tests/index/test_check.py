@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,11 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.index import check
+from jobs.index.build import request_vectors
 from pagoda.ann import Hits
+from pagoda.bundle import Bundle
 from pagoda.index import Collection
 from pagoda.index_report import IndexReport
+from pagoda.models.towers import Config
 from tests.index.homes import quiet
 from tests.training import toy
+from tests.training.test_last_item import LAST_ITEM
 
 ITEMS = toy.items(600).sort_by("item_key")
 VECTORS = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
@@ -108,3 +114,10 @@ def test_of_items_that_tie_any_is_as_good() -> None:
     scores = np.zeros(600, np.float32)
     mask = np.ones(600, bool)
     assert check._recall(scores, mask, np.arange(500, 600)) == 1.0
+
+
+@pytest.mark.parametrize("config", [toy.SMALL, LAST_ITEM], ids=["words", "last item"])
+def test_requests_to_check_with_differ_also_without_queries(tmp_path: Path, config: Config) -> None:
+    bundle = Bundle.load(toy.save(tmp_path, config=config))
+    vectors = request_vectors(bundle)
+    assert len(np.unique(vectors.round(6), axis=0)) > 20

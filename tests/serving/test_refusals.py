@@ -31,7 +31,7 @@ pytestmark = pytest.mark.servers
         ({"query": "x", "user_id": "a\nb"}, {"user_id"}),
         ({"query": "x", "user": "alice"}, {"user"}),
         (
-            {"query": "", "k": 0, "filters": {"size": 1, "price": {"max": "x"}}, "z": None},
+            {"query": 7, "k": 0, "filters": {"size": 1, "price": {"max": "x"}}, "z": None},
             {"query", "k", "filters.size", "filters.price.max", "z"},
         ),
     ],

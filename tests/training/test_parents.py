@@ -20,10 +20,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from pagoda import dataset as datasets
+from pagoda import registry
 from pagoda import settings as settings_module
 from pagoda.bundle import MANIFEST, WEIGHTS, Bundle, Request, read_manifest
 from pagoda.dataset import Dataset
-from pagoda.errors import InputError
+from pagoda.errors import InputError, NothingToDo
 from pagoda.features import SEQUENCES_V1
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import ATTRIBUTES, Catalogue
@@ -310,6 +311,10 @@ def test_the_command_says_which_days_it_would_go_on_with(
     refused = CliRunner().invoke(training.app, ["toy", "--from", "gone", "--plan"])
     assert isinstance(refused.exception, InputError)
     assert "no bundle 'gone'" in str(refused.exception)
+    from_live = ["toy", "--from", "live", "--plan", "--json"]
+    assert isinstance(CliRunner().invoke(training.app, from_live).exception, NothingToDo)
+    registry.promote(shop, "toy")
+    assert json.loads(CliRunner().invoke(training.app, from_live).stdout) == planned
 
 
 @pytest.mark.spark

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pagoda import dataset as datasets
-from pagoda import lake
+from pagoda import lake, pins
 from pagoda.bundle import WEIGHTS, Bundle, Manifest, Request, read_manifest
 from pagoda.errors import InputError, NothingToDo
 from pagoda.features import USER_DAY, USER_STATS, Service, View
@@ -96,6 +98,30 @@ def test_impressions_that_a_recipe_asks_for_must_be_there(shop: Settings) -> Non
     loop = replace(chosen.recipe.loop, negatives=Negatives(impressed=2))
     with pytest.raises(NothingToDo, match="no impressions to draw negatives from"):
         training.train_recipe(shop, replace(chosen, recipe=replace(chosen.recipe, loop=loop)))
+
+
+def test_trainings_of_one_second_have_names_and_tags_of_their_own(home: Home) -> None:
+    """Side by side, and then one that fails: it takes only its own tags away."""
+    made = home("names")
+    write(made, SEARCHES, [line("u1", datetime(2026, 10, 1, tzinfo=UTC), 0, 0)["search"]])
+    snapshot = lake.open_table(made, SEARCHES).current_snapshot()
+    assert snapshot
+    read = {SEARCHES.name: snapshot.snapshot_id}
+    all_named = threading.Barrier(3)
+
+    def train() -> str:
+        with training.named(made, "b", read) as name:
+            all_named.wait(timeout=60)
+            (made.bundles / name).mkdir()
+        return name
+
+    with ThreadPoolExecutor(3) as pool:
+        names = {each.result() for each in [pool.submit(train) for _ in range(3)]}
+    assert names == {"b", "b_2", "b_3"}
+    with pytest.raises(KeyError), training.named(made, "b", read) as failed:
+        raise KeyError(failed)
+    assert pins.tables_of(made, "b_4") == []
+    assert all(pins.tables_of(made, name) == [SEARCHES.name] for name in names)
 
 
 @pytest.mark.spark
