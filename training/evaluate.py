@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pagoda import ranker as rankers
+from pagoda import relevance as judges
 from pagoda import settings as settings_module
 from pagoda.bundle import Bundle, Metric
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import InputError
 from pagoda.metric_table import DISPLAYED, first_rows, table
+from pagoda.relevance import Judge, Record
 from pagoda.settings import Settings
-from training import curve, graded, splits
+from training import curve, graded, judging, p_good, relevance, splits
 from training import funnel as funnels
 from training.bundle_rows import bundle_of, dataset_of, examples_of
 from training.funnel import Funnel
-from training.judging import judge
 from training.labels import Labels
 from training.lines import events_before, judged_span, week_of
 from training.metrics import KS
@@ -39,7 +40,7 @@ _GRADED = (
     tuple(f"p_good_condensed@{k}" for k in KS),
     ("coverage",),
 )
-_APART = (graded.ROWS, funnels.ROWS)  # shown in tables of their own
+_APART = (graded.ROWS, funnels.ROWS, p_good.ROWS)  # shown in tables of their own
 
 app = typer.Typer(help="Judge a bundle beside the baselines.")
 
@@ -75,6 +76,9 @@ def evaluate(
         int | None,
         typer.Option(metavar="M", min=1, help="With --funnel: how many enter ranking (200)."),
     ] = None,
+    with_model: Annotated[
+        bool, typer.Option("--relevance", help="P_good by the model of `pagoda relevance`.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Judge a bundle as it is served, on the week that it was not trained on.
@@ -93,13 +97,18 @@ def evaluate(
         raise InputError("--ranked says how many enter ranking", next_step="Give --funnel too.")
     read = Labels.read(labels, good or ()) if labels else None
     funnel = _funnel(settings, bundle, ranked) if with_funnel else None
-    found = judge_bundle(settings, bundle, labels=read, funnel=funnel)
+    judge, record = _judge(settings, bundle, read) if with_model else (None, None)
+    found = judge_bundle(settings, bundle, labels=read, funnel=funnel, by_model=judge)
     if plot:
         plot.write_text(curve.recall_curves(first_rows(found), title=bundle.name))
     if as_json:
-        emit_json({"bundle": bundle.name, "metrics": [each.model_dump() for each in found]})
-    else:
-        _tell(bundle, found, every_set=every_set, everything=everything)
+        said = {"relevance": relevance.told(record)} if record else {}
+        metrics = [each.model_dump() for each in found]
+        emit_json({"bundle": bundle.name, "metrics": metrics, **said})
+        return
+    _tell(bundle, found, every_set=every_set, everything=everything)
+    if record:
+        relevance.tell(record)
 
 
 def _tell(bundle: Bundle, found: list[Metric], *, every_set: bool, everything: bool) -> None:
@@ -118,8 +127,9 @@ def _tell(bundle: Bundle, found: list[Metric], *, every_set: bool, everything: b
     if by_people := apart[graded.ROWS]:
         for names in _GRADED if everything else (_FIRST_GRADED,):
             emit_table(table(by_people, names), title=title)
-    if through := apart[funnels.ROWS]:
-        emit_table(table(through, list(through[0].values)), title=title)
+    for of_drawn in (apart[funnels.ROWS], apart[p_good.ROWS]):
+        if of_drawn:
+            emit_table(table(of_drawn, list(of_drawn[0].values)), title=title)
 
 
 def _funnel(settings: Settings, bundle: Bundle, ranked: int | None) -> Funnel:
@@ -134,12 +144,36 @@ def _funnel(settings: Settings, bundle: Bundle, ranked: int | None) -> Funnel:
     )
 
 
+def _judge(settings: Settings, bundle: Bundle, labels: Labels | None) -> tuple[Judge, Record]:
+    """The judge of this bundle's data set.
+
+    Raises: NothingToDo without one; InputError if it is of other items, or calls other labels good.
+    """
+    judge, record = judges.load(settings)
+    dataset = str(bundle.manifest.dataset["name"])
+    problems = []
+    if record.dataset != dataset:
+        problems.append(f"it learned from items of {record.dataset}, the bundle is of {dataset}")
+    if labels is not None and labels.called_good != record.good:
+        called, by_judge = (", ".join(each) for each in (labels.called_good, record.good))
+        problems.append(f"good is {called} of these labels, {by_judge} of those it learned from")
+    if problems:
+        raise InputError(
+            "the relevance model says something else",
+            where="--relevance",
+            problems=problems,
+            next_step="Train it with `pagoda relevance --labels FILE [--good LABEL]`.",
+        )
+    return judge, record
+
+
 def judge_bundle(
     settings: Settings,
     bundle: Bundle,
     *,
     labels: Labels | None = None,
     funnel: Funnel | None = None,
+    by_model: Judge | None = None,
     session: SparkSession | None = None,
 ) -> list[Metric]:
     """Metrics of a bundle's own weights and vectors, on rows fetched anew from Feast."""
@@ -155,7 +189,7 @@ def judge_bundle(
             starts_ms=splits.starts_ms(dataset, span),
             displayed=splits.displayed(settings, dataset, span),
         )
-        return judge(
+        return judging.judge(
             trial,
             bundle.model,
             bundle.item_vectors,
@@ -163,6 +197,7 @@ def judge_bundle(
             name=bundle.manifest.recipe,
             labels=labels,
             funnel=funnel,
+            by_model=by_model,
         )
 
 

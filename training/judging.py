@@ -15,7 +15,8 @@ from pagoda.console import watched
 from pagoda.errors import InputError
 from pagoda.metric_table import DISPLAYED
 from pagoda.models.base import TwoTowers
-from training import baselines, displayed, held_out, scores
+from pagoda.relevance import Judge
+from training import baselines, displayed, held_out, p_good, scores
 from training import funnel as funnels
 from training.channels import Channels
 from training.funnel import Funnel
@@ -40,23 +41,25 @@ def judge(
     name: str,
     labels: Labels | None = None,
     funnel: Funnel | None = None,
+    by_model: Judge | None = None,
 ) -> list[Metric]:
     """The towers under `name`, then every baseline.
 
-    Of users who have a line each also the ranks among what they have not had; with labels also
-    which share of every method's first candidates is good; with a funnel also how many of them come
-    through it. Where it is what searches displayed that is judged, its order and nothing else.
+    Of users who have a line each also the ranks among what they have not had; with labels or a
+    relevance model also which share of every method's first candidates is good; with a funnel also
+    how many of them come through it. Where it is what searches displayed that is judged, its order
+    and nothing else.
 
-    Raises: InputError for labels or a funnel there, and for a funnel where there are no queries;
-        NothingToDo for labels of other queries or items.
+    Raises: InputError for any of these there, and where there are no queries; NothingToDo for
+        labels of other queries or items.
     """
-    _require_ground(trial, {"--labels": labels, "--funnel": funnel})
+    _require_ground(trial, {"--labels": labels, "--funnel": funnel, "--relevance": by_model})
     if trial.displayed is not None:
         return _judge_displayed(trial, model, item_vectors, week=week, name=name)
     own = TargetRanks(trial.targets)
     unseen = held_out.reader(trial) if trial.starts_ms is None else None
     judged = JudgedPairs(trial, labels) if labels is not None else None
-    channels = Channels(trial, name=name) if funnel is not None else None
+    channels = Channels(trial, name=name) if funnel or by_model else None
     readers = [each for each in (own, unseen, judged, channels) if each is not None]
     scores.read(scores.by_towers(trial, model, item_vectors), readers)
 
@@ -70,10 +73,14 @@ def judge(
     if judged is not None:
         ranks = by_baselines(trial, judged.line_P, judged.column_P)
         found += judged.metrics({name: judged.rank_P, **ranks}, week=week)
-    if channels is not None and funnel is not None:
+    if channels is not None:
         users = trial.users[list(channels.orders)]
-        gained = funnels.gains(trial, funnel, channels.orders)
-        found += _told(gained, users, week=week, rows=funnels.ROWS).values()
+        if funnel is not None:
+            gained = funnels.gains(trial, funnel, channels.orders)
+            found += _told(gained, users, week=week, rows=funnels.ROWS).values()
+        if by_model is not None:
+            gained = p_good.gains(trial, by_model, channels.orders)
+            found += _told(gained, users, week=week, rows=p_good.ROWS).values()
     return found
 
 

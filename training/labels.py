@@ -16,9 +16,18 @@ FORMS = {"ESCI": ("E", "S", "C", "I"), "WANDS": ("Exact", "Partial", "Irrelevant
 
 @dataclass(frozen=True)
 class Labels:
-    """Whether each labelled item is good, by item id, by query as `_plain` writes it."""
+    """What people said of items.
+
+    Attributes:
+        good: whether each labelled item is good, by item id, by query as `_plain` writes it.
+        called_good: the labels that count as good.
+        best: whether these are the form's best alone, so that an item is good only if it is all
+            that the query asks for.
+    """
 
     good: dict[str, dict[str, bool]]
+    called_good: tuple[str, ...] = ()
+    best: bool = True
 
     @classmethod
     def read(cls, path: Path, good: Collection[str] = ()) -> Labels:
@@ -58,11 +67,11 @@ class Labels:
                 expected=" or ".join(f"{name} ({', '.join(of)})" for name, of in FORMS.items()),
                 problems=problems,
             )
-        chosen = set(good) or {FORMS[form][0]}
+        chosen = [each for each in FORMS[form] if each in good] or [FORMS[form][0]]
         found: dict[str, dict[str, bool]] = {}
         for (query, item), label in label_of.items():
             found.setdefault(query, {})[item] = label in chosen
-        return cls(found)
+        return cls(found, tuple(chosen), chosen == [FORMS[form][0]])
 
     def of(self, query: str) -> dict[str, bool]:
         """The query's labelled items, and whether each is good."""

@@ -254,7 +254,11 @@ def test_what_judges_the_first_of_all_candidates_is_refused_there(
     vectors = encode_items(model, catalogue)
     labels = Labels({"milk": {"i0": True}})
     funnel = Funnel(min_relevant=10, pre_ranker=None)
-    for option, asked in (("labels", {"labels": labels}), ("funnel", {"funnel": funnel})):
+    for option, asked in (
+        ("labels", {"labels": labels}),
+        ("funnel", {"funnel": funnel}),
+        ("relevance", {"by_model": object()}),
+    ):
         with pytest.raises(InputError, match=f"{option}.*what searches displayed is ranked"):
             judge(trial, model, vectors, week="test", name="toy", **asked)
 

@@ -281,7 +281,7 @@ def test_labels_are_shown_in_a_table_of_their_own(
     query = trial.examples.queries[0]
     ranks = {"toy": np.zeros(trial.examples.lines, np.int64)}
 
-    def judge_bundle(*_: object, labels: Labels | None, funnel: None) -> list[Metric]:
+    def judge_bundle(*_: object, labels: Labels | None, **__: object) -> list[Metric]:
         plain = judging.metrics("test", ranks, trial)
         if labels is None:
             return plain
@@ -348,7 +348,7 @@ def test_a_funnel_has_the_bundles_own_pre_ranker_and_a_table_of_its_own(
     plain = evaluate.judge_bundle()
     asked: list[Funnel | None] = []
 
-    def judge_bundle(*_: object, labels: None, funnel: Funnel | None) -> list[Metric]:
+    def judge_bundle(*_: object, funnel: Funnel | None, **__: object) -> list[Metric]:
         asked.append(funnel)
         values = {"num_prank@1000": 612.34, "num_rank@7": 5.0}
         through = Metric(week="test", method="toy", rows="drawn lines", count=200, values=values)
