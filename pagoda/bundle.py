@@ -20,7 +20,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -307,26 +308,40 @@ def save(
     target = bundles / manifest.name
     if target.exists():
         raise FileExistsError(target)
-    draft = bundles / f".draft-{manifest.name}-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with whole(target) as draft:
         towers.save(model, draft / WEIGHTS)
         (draft / TOKENIZER).write_text(tokenizer.model_dump_json())
         with pa.ipc.new_file(str(draft / ITEMS), SCHEMA) as writer:
             writer.write_table(catalogue.table)
         save_file({"vectors": np.ascontiguousarray(item_vectors)}, draft / VECTORS)
-        whole = manifest.model_copy(
-            update={"files": {name: digest(draft / name) for name in FILES}}
-        )
-        (draft / MANIFEST).write_text(whole.model_dump_json(indent=2))
-        for file in (*(draft / name for name in FILES), draft / MANIFEST, draft):
-            flush(file)
-        draft.rename(target)
-        flush(bundles)
+        files = {name: digest(draft / name) for name in FILES}
+        complete = manifest.model_copy(update={"files": files})
+        (draft / MANIFEST).write_text(complete.model_dump_json(indent=2))
+    return target
+
+
+@contextmanager
+def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A draft of a folder to write to, in its place when the block ends: all of it or nothing.
+
+    The draft lies beside, is brought to the disk and renamed: a reader never sees half of it.
+
+    Args:
+        replace: an earlier folder gives way; else it is an OSError.
+    """
+    draft = folder.with_name(f".draft-{folder.name}-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for each in (*draft.iterdir(), draft):
+            flush(each)
+        if replace:
+            shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        flush(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return target
 
 
 def _read_manifest(path: Path) -> tuple[Manifest | None, list[str]]:

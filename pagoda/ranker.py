@@ -11,14 +11,12 @@ Like the bundle it is written beside its place and renamed into it, whole or ref
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from pagoda.bundle import Bundle, digest, flush, told
+from pagoda.bundle import Bundle, digest, told, whole
 from pagoda.errors import BundleRefused
 from pagoda.models import towers
 from pagoda.models.bst import Bst, BstConfig
@@ -79,22 +77,11 @@ def save(bundle: Bundle, model: Bst, record: Record) -> Record:
 
     Returns: the record, with the SHA-256 of the weights.
     """
-    folder = folder_of(bundle)
-    draft = bundle.path / f".draft-{FOLDER}-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
+    with whole(folder_of(bundle), replace=True) as draft:
         towers.save(model, draft / WEIGHTS)
-        whole = record.model_copy(update={"weights": digest(draft / WEIGHTS)})
-        (draft / RECORD).write_text(whole.model_dump_json(indent=2))
-        for each in (draft / WEIGHTS, draft / RECORD, draft):
-            flush(each)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-        flush(bundle.path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return whole
+        complete = record.model_copy(update={"weights": digest(draft / WEIGHTS)})
+        (draft / RECORD).write_text(complete.model_dump_json(indent=2))
+    return complete
 
 
 def _refused(folder: Path, found: str) -> BundleRefused:

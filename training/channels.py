@@ -1,4 +1,4 @@
-"""Metrics of every method's whole ranking over a few drawn lines: what is too much for all lines.
+"""The first candidates of every method for a few drawn lines: what is too much for all lines.
 
 Shape legend: N candidates, L drawn lines; columns are places among the candidates.
 """
@@ -6,55 +6,69 @@ Shape legend: N candidates, L drawn lines; columns are places among the candidat
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from training import baselines, negatives
-from training.metrics import Gains
+from training.metrics import KS, Gains
+from training.scores import Columns, Scores
 from training.trial import Trial
-from training.unseen import Columns, Scored
 
 LINES = 200
+FIRST = max(KS)
 
-Orders = Mapping[str, Columns]  # by method, the candidates as it ranks them, the best first, [N]
+Orders = Mapping[str, Columns]  # by method, its first candidates, the best first
 Measured = Mapping[str, Mapping[str, float]]  # by method and metric
 
 
-def gains(
-    trial: Trial,
-    scored: Iterable[Scored],
-    measure: Callable[[int, Orders], Measured],
-    *,
-    name: str,
-    lines: int = LINES,
-) -> tuple[Columns, dict[str, dict[str, Gains]]]:
-    """The drawn lines, and of each method and metric what each of them has, [L].
+class Channels:
+    """Reads the towers' scores of the drawn lines, and ranks by the baselines beside.
 
     The same lines are drawn of the same number every time, all if there are no more.
 
     Args:
-        scored: the towers' scores of all lines. name: what the towers are called.
-        measure: of a line, by the rankings that the towers and the baselines give it.
+        name: what the towers are called. first: how many candidates of each method are kept.
         lines: how many to draw.
+
+    Attributes:
+        orders: of each drawn line.
     """
-    drawn = negatives.draw(lines, pool=trial.examples.lines, seed=(0,)) - 1
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    measured_lines = []
-    for some, score_BN in scored:
-        for at in np.flatnonzero(np.isin(some, drawn)):
-            line = int(some[at])
-            query, owned = trial.examples.queries[line], trial.owned[line]
+
+    def __init__(self, trial: Trial, *, name: str, first: int = FIRST, lines: int = LINES) -> None:
+        self._trial, self._name, self._first = trial, name, first
+        self._drawn = negatives.draw(lines, pool=trial.examples.lines, seed=(0,)) - 1
+        self.orders: dict[int, Orders] = {}
+
+    def read(self, lines: Columns, score_BN: Scores) -> None:
+        """As `training.scores.Reader` has it."""
+        trial = self._trial
+        for at in np.flatnonzero(np.isin(lines, self._drawn)):
+            line = int(lines[at])
             orders = {
-                name: np.argsort(-score_BN[at], kind="stable"),
+                self._name: np.argsort(-score_BN[at], kind="stable"),
                 "most popular": np.arange(len(trial.candidates)),
-                **baselines.rankings(trial.index, query, owned),
+                **baselines.rankings(trial.index, trial.examples.queries[line], trial.owned[line]),
             }
-            measured_lines.append(line)
-            for method, values in measure(line, orders).items():
-                for metric, value in values.items():
-                    found[method][metric].append(value)
-    return np.array(measured_lines, np.int64), {
+            self.orders[line] = {
+                method: order[: self._first].copy() for method, order in orders.items()
+            }
+
+
+def gains(
+    orders: Mapping[int, Orders], measure: Callable[[int, Orders], Measured]
+) -> dict[str, dict[str, Gains]]:
+    """Of each method and metric what each line has, [L].
+
+    Args:
+        measure: of a line, by its orders.
+    """
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for line, of_line in orders.items():
+        for method, values in measure(line, of_line).items():
+            for metric, value in values.items():
+                found[method][metric].append(value)
+    return {
         method: {metric: np.array(each, np.float64) for metric, each in of_method.items()}
         for method, of_method in found.items()
     }

@@ -15,7 +15,7 @@ Shape legend: N candidates, L drawn lines; columns are places among the candidat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -27,8 +27,8 @@ from pagoda.understanding import Vocabulary, control, satisfying
 from training import channels, ranker
 from training.channels import Measured, Orders
 from training.metrics import Gains
+from training.scores import Columns, Scores
 from training.trial import Trial
-from training.unseen import Columns, Scored, Scores
 
 ROWS = "drawn lines"
 
@@ -42,23 +42,21 @@ class Funnel:
         pre_ranker: None: nothing is said of ranking.
         k: how many of a channel's first candidates it gives.
         ranked: M, how many items of all channels together enter ranking.
-        lines: how many lines are drawn to count by; the pre-ranker takes its time.
     """
 
     min_relevant: int
     pre_ranker: Bst | None
-    k: int = 1_000
+    k: int = channels.FIRST
     ranked: int = 200
-    lines: int = channels.LINES
 
 
 def gains(
-    trial: Trial, funnel: Funnel, scored: Iterable[Scored], *, name: str
-) -> tuple[Columns, dict[str, dict[str, Gains]]]:
-    """The drawn lines, and each channel's metrics of each, [L].
+    trial: Trial, funnel: Funnel, orders: Mapping[int, Orders]
+) -> dict[str, dict[str, Gains]]:
+    """Each channel's metrics of each drawn line, [L].
 
     Args:
-        scored: the towers' scores of all lines. name: what the towers are called.
+        orders: of each line at least the first `funnel.k` of every channel.
     """
     passing = _control(trial, funnel.min_relevant)
 
@@ -72,7 +70,7 @@ def gains(
             ranked=funnel.ranked,
         )
 
-    return channels.gains(trial, scored, measure, name=name, lines=funnel.lines)
+    return channels.gains(orders, measure)
 
 
 def passed(

@@ -5,32 +5,36 @@ Shape legend: N candidates, B lines.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
-from training import unseen
+from training import scores, unseen
 from training.metrics import Ranks
+from training.scores import Scored
 from training.trial import Trial
-from training.unseen import Scored
+from training.unseen import UnseenRanks
 
 _LINES_PER_PASS = 64
 
 
-def ranks(trial: Trial, name: str, scored: Iterable[Scored]) -> dict[str, dict[str, Ranks]]:
-    """Of the method that has scored all lines and of popularity, by what they are among."""
+def reader(trial: Trial) -> UnseenRanks:
+    """What reads a method's scores of the trial's lines."""
     examples, request_B = trial.examples, trial.examples.request_B
     moments = np.stack([examples.user_key_U[request_B], examples.t_ms_U[request_B]], 1)
     drawn_BK = unseen.draw(
         trial.owned, trial.targets, moments.tolist(), candidates=len(trial.candidates)
     )
-    of_method = {
-        method: unseen.ranks(scores, trial.owned, trial.targets, drawn_BK)
-        for method, scores in ((name, scored), ("most popular", _popularity(trial)))
-    }
+    return UnseenRanks(trial.owned, trial.targets, drawn_BK)
+
+
+def ranks(trial: Trial, name: str, towers: UnseenRanks) -> dict[str, dict[str, Ranks]]:
+    """Of the method whose scores were read and of popularity, by what they are among."""
+    popular = UnseenRanks(towers.owned, towers.target_B, towers.drawn_BK)
+    scores.read(_popularity(trial), [popular])
     return {
-        rows: {method: found[rows] for method, found in of_method.items()}
-        for rows in of_method[name]
+        rows: {name: rank_B, "most popular": popular.ranks[rows]}
+        for rows, rank_B in towers.ranks.items()
     }
 
 

@@ -47,7 +47,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
 from pagoda.models.towers import kind_of
 from pagoda.settings import Settings
-from training import evaluate, loop, parents, processes, rows, splits
+from training import judging, loop, parents, processes, rows, splits
 from training.data import Examples, prepare
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
@@ -165,7 +165,7 @@ def _bundle(
     with clock.part("encode items"):
         vectors = encode_items(model, catalogue)
     with clock.part("evaluate"):
-        metrics = evaluate.judge(
+        metrics = judging.judge(
             Trial(
                 examples=judged,
                 catalogue=catalogue,

@@ -16,33 +16,40 @@ import numpy as np
 import numpy.typing as npt
 
 from training.metrics import MISSED, Ranks, ranks_of
+from training.scores import Columns, Scores
 
 DRAWN = 100
 NOT_DRAWN = -1
 
-Columns = npt.NDArray[np.integer]
-Scores = npt.NDArray[np.floating]
-Scored = tuple[Columns, Scores]  # some lines by number, and their scores of all candidates
 
-
-def ranks(
-    scored: Iterable[Scored],
-    owned: Sequence[Columns],
-    target_B: Columns,
-    drawn_BK: npt.NDArray[np.int64],
-) -> dict[str, Ranks]:
-    """Each line's rank among all unseen and among the drawn, by what it is among.
+class UnseenRanks:
+    """Each line's rank among all unseen and among the drawn.
 
     Args:
         owned: of each line's user, the candidates it has had before the line, with repeats.
         target_B: each line's own candidate, -1 for none.
+        drawn_BK: as `draw` has it.
+
+    Attributes:
+        ranks: by what they are among, [B] each.
     """
-    among_all, among_some = (np.empty(len(target_B), np.int64) for _ in range(2))
-    for lines, score_BN in scored:
-        of_lines = [owned[line] for line in lines]
-        among_all[lines] = among_unseen(score_BN, of_lines, target_B[lines])
-        among_some[lines] = among_drawn(score_BN, drawn_BK[lines], target_B[lines])
-    return {"among unseen": among_all, f"among {drawn_BK.shape[1]} unseen": among_some}
+
+    def __init__(
+        self, owned: Sequence[Columns], target_B: Columns, drawn_BK: npt.NDArray[np.int64]
+    ) -> None:
+        self.owned, self.target_B, self.drawn_BK = owned, target_B, drawn_BK
+        self._all_B, self._some_B = (np.empty(len(target_B), np.int64) for _ in range(2))
+        self.ranks: dict[str, Ranks] = {
+            "among unseen": self._all_B,
+            f"among {drawn_BK.shape[1]} unseen": self._some_B,
+        }
+
+    def read(self, lines: Columns, score_BN: Scores) -> None:
+        """As `training.scores.Reader` has it."""
+        target_B = self.target_B[lines]
+        owned = [self.owned[line] for line in lines]
+        self._all_B[lines] = among_unseen(score_BN, owned, target_B)
+        self._some_B[lines] = among_drawn(score_BN, self.drawn_BK[lines], target_B)
 
 
 def draw(
@@ -56,7 +63,7 @@ def draw(
     """Candidates drawn for each line, [B, count]; NOT_DRAWN where there are no more unseen ones.
 
     Args:
-        owned, target_B: as `ranks` takes them.
+        owned, target_B: as `UnseenRanks` takes them.
         seeds: of each line: the same line draws the same, whatever lines are beside it.
     """
     drawn_BK = np.full((len(target_B), count), NOT_DRAWN, np.int64)

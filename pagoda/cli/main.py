@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("training.train:app", "Train a recipe and write a bundle."),
     "evaluate": ("training.evaluate:app", "Judge a bundle beside the baselines."),
     "ranker": ("training.ranker:app", "Train a bundle's pre-ranker."),
+    "relevance": ("training.relevance:app", "Train the model that judges relevance."),
     "index": ("jobs.index.cli:app", "Build and check a collection, or update the live one."),
     "models": ("pagoda.cli.models:app", "List bundles, promote one, go back, remove some."),
     "serve": ("serving.server:app", "Run the search service."),

@@ -31,9 +31,9 @@ from tests.training.small import whole
 from training import displayed, evaluate
 from training.data import Examples
 from training.displayed import GRADES, lists_of
-from training.evaluate import judge
 from training.funnel import Funnel
-from training.graded import Labels
+from training.judging import judge
+from training.labels import Labels
 from training.trial import Trial
 from training.vectors import encode_items
 
@@ -254,7 +254,11 @@ def test_what_judges_the_first_of_all_candidates_is_refused_there(
     vectors = encode_items(model, catalogue)
     labels = Labels({"milk": {"i0": True}})
     funnel = Funnel(min_relevant=10, pre_ranker=None)
-    for option, asked in (("labels", {"labels": labels}), ("funnel", {"funnel": funnel})):
+    for option, asked in (
+        ("labels", {"labels": labels}),
+        ("funnel", {"funnel": funnel}),
+        ("relevance", {"by_model": object()}),
+    ):
         with pytest.raises(InputError, match=f"{option}.*what searches displayed is ranked"):
             judge(trial, model, vectors, week="test", name="toy", **asked)
 
@@ -288,6 +292,10 @@ def test_evaluate_shows_lists_and_has_no_recall_to_draw(
         assert "R@10 " not in said.stdout
     found = json.loads(runner.invoke(evaluate.app, ["--json"]).stdout)["metrics"]
     assert {each["rows"] for each in found} == {DISPLAYED}
+    manifest = tmp_path / "bundles" / "toy" / "bundle.json"
+    told = json.loads(manifest.read_text())
+    told["dataset"]["split"] = "displayed"
+    manifest.write_text(json.dumps(told))
     drawn = runner.invoke(evaluate.app, ["--plot", str(tmp_path / "recall.svg")])
     assert isinstance(drawn.exception, InputError)
     assert "no recall to draw" in str(drawn.exception)

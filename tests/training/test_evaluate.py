@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from pagoda import ranker as rankers
 from pagoda.bundle import Bundle, Metric, as_json
-from pagoda.errors import InputError
-from pagoda.ids import key_of
+from pagoda.errors import InputError, NothingToDo
+from pagoda.ids import key_of, keys_of
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import user_batch
 from pagoda.models.mgdspr import MgdsprConfig
@@ -25,18 +25,22 @@ from pagoda.models.tables import Sizes
 from pagoda.ranker import Record
 from pagoda.text import Tokenizer
 from pagoda.windows import DAY_MS
+from tests.oracles import graded as graded_oracle
 from tests.oracles import metrics as oracle
 from tests.training import toy
 from tests.training.small import MGDSPR, built
 from tests.training.test_bst import SMALL as BST
-from training import evaluate
+from training import evaluate, judging, scores
+from training.channels import Channels
 from training.data import Examples
-from training.evaluate import judge, judge_towers
 from training.funnel import Funnel
-from training.graded import Labels, p_good
+from training.graded import JudgedPairs
 from training.intervals import intervals
+from training.judging import judge
+from training.labels import Labels
 from training.metrics import MISSED
 from training.row_sets import row_sets
+from training.scores import TargetRanks
 from training.trial import Trial
 from training.vectors import encode_items
 
@@ -73,7 +77,9 @@ def test_towers_are_ranked_over_all_candidates(
     config = MgdsprConfig(width=16, attribute_width=8, heads=2)
     model = config.build(Sizes.of(catalogue, tokenizer)).eval()
     vectors = encode_items(model, catalogue)
-    found = judge_towers(trial, model, vectors)
+    reader = TargetRanks(trial.targets)
+    scores.read(scores.by_towers(trial, model, vectors), [reader])
+    found = reader.rank_B
     batch = user_batch(
         examples.behaviour,
         catalogue,
@@ -82,10 +88,10 @@ def test_towers_are_ranked_over_all_candidates(
         text_B=examples.text_B,
     )
     with torch.no_grad():
-        scores = model.encode_user(batch).numpy() @ vectors[trial.candidates - 1].T
+        score_BN = model.encode_user(batch).numpy() @ vectors[trial.candidates - 1].T
     expected = [
         oracle.rank(line.tolist(), target)
-        for line, target in zip(scores.astype(np.float64), trial.targets.tolist(), strict=True)
+        for line, target in zip(score_BN.astype(np.float64), trial.targets.tolist(), strict=True)
     ]
     close = [None if rank == MISSED else int(rank) for rank in found]
     # Other batch shapes round the last bit otherwise: neighbours may swap.
@@ -149,7 +155,7 @@ def test_planted_future_events_move_no_metric(
 def test_intervals_are_of_whole_users(trial: Trial) -> None:
     user_B = trial.examples.user_key_U[trial.examples.request_B]
     hit_B = user_B == user_B[0]
-    whole = evaluate.metrics("test", {"some": np.where(hit_B, 0, MISSED)}, trial)[0]
+    whole = judging.metrics("test", {"some": np.where(hit_B, 0, MISSED)}, trial)[0]
     assert whole.rows == "all"
     by_user = intervals(hit_B[:, None].astype(float), user_B)
     assert by_user is not None
@@ -163,7 +169,7 @@ def judged(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.setenv("PAGODA_HOME", str(tmp_path))
     lines = np.arange(trial.examples.lines)
     ranks = {"toy": lines, "other <&>": np.full(len(lines), MISSED)}
-    found = evaluate.metrics("test", ranks, trial)
+    found = judging.metrics("test", ranks, trial)
     monkeypatch.setattr(evaluate, "judge_bundle", lambda *_, **__: found)
 
     def call(*options: str) -> Result:
@@ -209,19 +215,61 @@ def test_recall_is_drawn_against_k(judged: Callable[..., Result], tmp_path: Path
     assert "other <&>" in [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_labels_add_the_share_of_the_towers_ranking_that_is_good(
-    trial: Trial, catalogue: Catalogue, tokenizer: Tokenizer
+def test_labels_add_the_share_of_every_methods_ranking_that_is_good(
+    trial: Trial, catalogue: Catalogue, sizes: Sizes
 ) -> None:
-    torch.manual_seed(0)
-    config = MgdsprConfig(width=16, attribute_width=8, heads=2)
-    model = config.build(Sizes.of(catalogue, tokenizer)).eval()
+    model = built(MGDSPR, sizes)
     vectors = encode_items(model, catalogue)
-    labels = Labels({trial.examples.queries[0]: {"i0": True, "i1": False}})
+    query = trial.examples.queries[0]
+    good = {f"i{n}": n % 4 == 0 for n in range(0, 60, 2)}
     plain = judge(trial, model, vectors, week="test", name="toy")
-    *others, added = judge(trial, model, vectors, week="test", name="toy", labels=labels)
-    assert others == plain
-    assert (added.method, added.rows) == ("toy", "labelled queries")
-    assert added.values["p_good_condensed@10"] == 0.5
+    found = judge(trial, model, vectors, week="test", name="toy", labels=Labels({query: good}))
+    assert found[: len(plain)] == plain
+    every = Channels(trial, name="toy", lines=trial.examples.lines)
+    scores.read(scores.by_towers(trial, model, vectors), [every])
+    column_of = trial.columns_of(keys_of("item", good)).tolist()
+    places = {at: is_good for at, is_good in zip(column_of, good.values(), strict=True) if at >= 0}
+    added = {each.method: each for each in found[len(plain) :]}
+    assert list(added) == list(dict.fromkeys(each.method for each in plain))
+    for method, each in added.items():
+        assert each.rows == "labelled queries"
+        orders = [
+            of_line[method].tolist()
+            for line, of_line in every.orders.items()
+            if trial.examples.queries[line] == query
+        ]
+        assert each.count == len(orders)
+        for name, law in (("p_good_condensed", graded_oracle.condensed),
+                          ("judged", graded_oracle.judged)):  # fmt: skip
+            shares = [law(order, places, 10) for order in orders]
+            assert each.values[f"{name}@10"] == pytest.approx(np.mean(shares))
+
+
+def test_scores_are_gone_through_once_for_all_that_is_asked(
+    trial: Trial, catalogue: Catalogue, sizes: Sizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, encoded = built(MGDSPR, sizes), []
+    encode_user = model.encode_user
+    monkeypatch.setattr(
+        model, "encode_user", lambda batch: encoded.append(len(batch.text_B)) or encode_user(batch)
+    )
+    found = judge(
+        replace(trial, starts_ms=None),
+        model,
+        encode_items(model, catalogue),
+        week="test",
+        name="toy",
+        labels=Labels({trial.examples.queries[0]: {"i0": True}}),
+        funnel=Funnel(min_relevant=10, pre_ranker=None),
+    )
+    assert {"all", "among unseen", "labelled queries", "drawn lines"} <= {m.rows for m in found}
+    assert sum(encoded) == trial.examples.lines
+
+
+def test_labels_of_other_items_are_refused_before_anything_is_encoded(trial: Trial) -> None:
+    labels = Labels({trial.examples.queries[0]: {"elsewhere": True}})
+    with pytest.raises(NothingToDo, match="no judged query has a labelled item"):
+        judge(trial, None, None, week="test", name="toy", labels=labels)  # type: ignore[arg-type]
 
 
 def test_labels_are_shown_in_a_table_of_their_own(
@@ -231,13 +279,14 @@ def test_labels_are_shown_in_a_table_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     query = trial.examples.queries[0]
-    score_BN = np.zeros((trial.examples.lines, len(trial.candidates)), np.float32)
-    scored = [(np.arange(trial.examples.lines), score_BN)]
     ranks = {"toy": np.zeros(trial.examples.lines, np.int64)}
 
-    def judge_bundle(*_: object, labels: Labels | None, funnel: None) -> list[Metric]:
-        graded = [] if labels is None else [p_good(trial, labels, scored, week="test", name="toy")]
-        return [*evaluate.metrics("test", ranks, trial), *graded]
+    def judge_bundle(*_: object, labels: Labels | None, **__: object) -> list[Metric]:
+        plain = judging.metrics("test", ranks, trial)
+        if labels is None:
+            return plain
+        pairs = JudgedPairs(trial, labels)
+        return plain + pairs.metrics({"toy": pairs.column_P}, week="test")
 
     monkeypatch.setattr(evaluate, "judge_bundle", judge_bundle)
     path = tmp_path / "labels.csv"
@@ -248,8 +297,13 @@ def test_labels_are_shown_in_a_table_of_their_own(
     for good, share in ((("--good", "E", "--good", "S"), 0.5), ((), 0.0)):
         told = json.loads(judged("--labels", str(path), *good, "--json").stdout)["metrics"][-1]
         assert told["values"]["p_good_condensed@10"] == share
-    refused = CliRunner().invoke(evaluate.app, ["--good", "E"])
-    assert isinstance(refused.exception, InputError)
+
+
+def test_options_that_nothing_would_come_of_are_refused(judged: Callable[..., Result]) -> None:
+    for options in (("--good", "E"), ("--ranked", "7")):
+        refused = CliRunner().invoke(evaluate.app, options)
+        assert isinstance(refused.exception, InputError)
+        assert options[0] in str(refused.exception)
 
 
 def test_a_funnel_adds_what_of_every_method_comes_through(
@@ -294,7 +348,7 @@ def test_a_funnel_has_the_bundles_own_pre_ranker_and_a_table_of_its_own(
     plain = evaluate.judge_bundle()
     asked: list[Funnel | None] = []
 
-    def judge_bundle(*_: object, labels: None, funnel: Funnel | None) -> list[Metric]:
+    def judge_bundle(*_: object, funnel: Funnel | None, **__: object) -> list[Metric]:
         asked.append(funnel)
         values = {"num_prank@1000": 612.34, "num_rank@7": 5.0}
         through = Metric(week="test", method="toy", rows="drawn lines", count=200, values=values)

@@ -15,8 +15,9 @@ from tests.oracles.metrics import ranking
 from tests.training import toy
 from tests.training.test_bst import SMALL
 from tests.training.test_bst import built as built_bst
-from training import baselines, ranker
+from training import baselines, ranker, scores
 from training.baselines import TextIndex
+from training.channels import Channels, Orders
 from training.data import Examples
 from training.funnel import Funnel, gains, passed
 from training.trial import Trial
@@ -85,11 +86,18 @@ def trial(examples: Examples, catalogue: Catalogue) -> Trial:
     return Trial(examples=examples, catalogue=catalogue, history=past, starts_ms=toy.T0)
 
 
-def made_up(trial: Trial) -> list[tuple[np.ndarray, np.ndarray]]:
+def made_up(trial: Trial) -> list[scores.Scored]:
     """Scores of all lines, in two passes."""
     lines, pool = trial.examples.lines, len(trial.candidates)
     score_BN = np.random.default_rng(0).integers(0, 8, (lines, pool)).astype(np.float32)
     return [(np.arange(lines)[half], score_BN[half]) for half in (slice(0, 40), slice(40, None))]
+
+
+def drawn(trial: Trial, scored: list[scores.Scored], **options: int) -> dict[int, Orders]:
+    """What every method has first for drawn lines."""
+    channels = Channels(trial, name="toy", **options)
+    scores.read(scored, [channels])
+    return channels.orders
 
 
 def asked(query: str) -> list[dict[str, tuple[str, ...]]]:
@@ -102,12 +110,13 @@ def test_a_week_agrees_with_looking_at_each_item(
 ) -> None:
     model = built_bst(SMALL, sizes)
     scored = made_up(trial)
-    funnel = Funnel(min_relevant=10, pre_ranker=model, k=12, ranked=4, lines=10_000)
-    lines, found = gains(trial, funnel, scored, name="toy")
-    assert sorted(lines) == list(range(examples.lines))
+    funnel = Funnel(min_relevant=10, pre_ranker=model, k=12, ranked=4)
+    orders = drawn(trial, scored, first=12, lines=10_000)
+    assert sorted(orders) == list(range(examples.lines))
+    found = gains(trial, funnel, orders)
     items = catalogue.table.to_pylist()
     score_BN = np.concatenate([each for _, each in scored])
-    for at, line in enumerate(lines.tolist()):
+    for at, line in enumerate(orders):
         query = examples.queries[line]
         passing = [oracle.satisfies(items[n - 1], asked(query)) for n in trial.candidates]
         assert 0 < sum(passing) < len(passing)
@@ -127,24 +136,18 @@ def test_a_week_agrees_with_looking_at_each_item(
 
 
 def test_some_lines_are_drawn_the_same_ones_every_time(trial: Trial) -> None:
-    funnel = Funnel(min_relevant=10, pre_ranker=None, k=5, lines=7)
-    whole, of_all = gains(
-        trial, Funnel(min_relevant=10, pre_ranker=None, k=5), made_up(trial), name="toy"
-    )
-    lines, found = gains(trial, funnel, made_up(trial), name="toy")
-    again, _ = gains(trial, funnel, made_up(trial)[::-1], name="toy")
-    assert len(lines) == len(set(lines.tolist())) == 7
-    assert sorted(lines) == sorted(again)
-    place_of = {line: at for at, line in enumerate(whole.tolist())}
-    for channel, metrics in found.items():
-        assert list(metrics) == ["num_prank@5"]
-        chosen = [of_all[channel]["num_prank@5"][place_of[line]] for line in lines.tolist()]
-        assert metrics["num_prank@5"].tolist() == chosen
+    whole = drawn(trial, made_up(trial), lines=10_000)
+    some = drawn(trial, made_up(trial), first=5, lines=7)
+    again = drawn(trial, made_up(trial)[::-1], first=5, lines=7)
+    assert len(some) == 7
+    assert set(some) == set(again)
+    for line, orders in some.items():
+        for name, columns in orders.items():
+            assert columns.tolist() == again[line][name].tolist() == whole[line][name][:5].tolist()
 
 
 def test_terms_that_leave_too_few_ask_for_nothing(trial: Trial) -> None:
     """As in serving: a shelf has ten items, here eleven are wanted."""
-    _, found = gains(
-        trial, Funnel(min_relevant=11, pre_ranker=None, k=12), made_up(trial), name="toy"
-    )
+    funnel = Funnel(min_relevant=11, pre_ranker=None, k=12)
+    found = gains(trial, funnel, drawn(trial, made_up(trial)))
     assert all((each["num_prank@12"] == 12).all() for each in found.values())

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -9,23 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagoda.errors import InputError, NothingToDo
+from pagoda.errors import NothingToDo
 from pagoda.ids import key_of
 from pagoda.models.catalogue import Catalogue
 from pagoda.windows import DAY_MS
 from tests.oracles import graded as oracle
 from tests.oracles.metrics import ranking
 from tests.training import toy
+from training import scores
 from training.data import Examples
-from training.graded import Labels, judged_gains, p_good
+from training.graded import JudgedPairs, judged_gains
+from training.labels import Labels
 from training.metrics import KS
 from training.trial import Trial
-
-
-def file_of(folder: Path, *lines: str, header: str = "query,item_id,label") -> Path:
-    path = folder / "labels.csv"
-    path.write_text("\n".join([header, *lines]) + "\n")
-    return path
 
 
 @settings(deadline=None)
@@ -70,7 +65,9 @@ def test_a_week_agrees_with_walking_down_each_line(trial: Trial) -> None:
     query = trial.examples.queries[0]
     good = {f"i{n}": n % 3 == 0 for n in range(0, 60, 4)}
     scored = [(np.arange(lines)[half], score_BN[half]) for half in (slice(0, 9), slice(9, None))]
-    found = p_good(trial, Labels({query: good}), scored, week="test", name="toy")
+    pairs = JudgedPairs(trial, Labels({query: good}))
+    scores.read(scored, [pairs])
+    (found,) = pairs.metrics({"toy": pairs.rank_P}, week="test")
 
     ids = trial.catalogue.table["item_id"].to_pylist()
     column_of = {ids[number - 1]: column for column, number in enumerate(trial.candidates)}
@@ -94,38 +91,4 @@ def test_a_week_agrees_with_walking_down_each_line(trial: Trial) -> None:
 
 def test_labels_of_other_queries_are_nothing_to_judge_by(trial: Trial) -> None:
     with pytest.raises(NothingToDo, match="labels of 'caviar'"):
-        p_good(trial, Labels({"caviar": {"i0": True}}), [], week="test", name="toy")
-
-
-@pytest.mark.parametrize(
-    ("lines", "good", "expected"),
-    [
-        (("Green  Tea,a,E", "green tea,b,S"), (), {"a": True, "b": False}),
-        (("Green  Tea,a,E", "green tea,b,S"), ("E", "S"), {"a": True, "b": True}),
-        (("green tea,a,Partial", "green tea,b,Exact"), (), {"a": False, "b": True}),
-    ],
-)
-def test_both_forms_are_read(
-    tmp_path: Path, lines: tuple[str, ...], good: tuple[str, ...], expected: dict[str, bool]
-) -> None:
-    assert Labels.read(file_of(tmp_path, *lines), good).of("GREEN tea") == expected
-
-
-def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
-    path = file_of(tmp_path, "tea,a,E", "tea,b", "tea,a,S", "tea,c,Exact", ",d,E")
-    with pytest.raises(InputError) as raised:
-        Labels.read(path, ["Partial"])
-    told = raised.value.problems
-    lines = [each.partition(":")[0] for each in told[:-1]]
-    assert sorted(lines) == ["line 3", "line 4", "line 5", "line 6"]
-    assert "'Partial' cannot be good" in told[-1]
-
-
-def test_another_file_is_refused_by_its_header(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="found query, product_id, esci_label"):
-        Labels.read(file_of(tmp_path, "tea,a,E", header="query,product_id,esci_label"))
-    (tmp_path / "latin.csv").write_bytes(b"query,item_id,label\ncaf\xe9,a,E\n")
-    with pytest.raises(InputError, match="not CSV in UTF-8"):
-        Labels.read(tmp_path / "latin.csv")
-    with pytest.raises(InputError, match="no such file"):
-        Labels.read(tmp_path / "gone.csv")
+        JudgedPairs(trial, Labels({"caviar": {"i0": True}}))

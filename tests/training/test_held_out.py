@@ -18,7 +18,7 @@ from tests.training import toy
 from tests.training.conftest import MakeExamples
 from training import unseen
 from training.data import Examples
-from training.evaluate import judge
+from training.judging import judge
 from training.metrics import gains
 from training.trial import Trial
 from training.vectors import encode_items

@@ -17,7 +17,7 @@ from tests.oracles.row_sets import Event, Line, sets_of
 from tests.training import toy
 from training import row_sets as under_test
 from training.data import Examples
-from training.evaluate import metrics
+from training.judging import metrics
 from training.metrics import MISSED
 from training.row_sets import row_sets
 from training.trial import Trial
