@@ -5,14 +5,14 @@ Equations, departures and results: docs/models/mgdspr.md. Section numbers are th
 Shape legend
     B lines   U requests   C blocks of L lines of a request   D width
     Q query rows: 6, or 1 without multi-granular units or a query   E = L · Q rows of a block
-    G requests and F blocks that have events   T events of a sequence
+    G requests and F blocks whose sequences are about equally long   T events of a sequence
     M distinct items   X distinct queries   Y distinct previous queries   N units of a text
     V long-term views   A long-term actions   P = V · A
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +35,7 @@ from pagoda.models.parts import (
 from pagoda.models.tables import ItemTower, Sizes, Tables
 
 QUERY_ROWS = ("gram_1", "gram_2", "seg", "seg_seq", "his_seq", "mix")
+_SHORT = 8  # sequences up to here are padded to each other
 _LONG_TERM_ATTRIBUTES = ("shop", "leaf", "brand")
 
 
@@ -45,6 +46,9 @@ class MgdsprConfig:
     Attributes:
         query: what Q_mgs is made of: the query's text, or, for recommendation without queries, the
             vector of the item clicked last as the only row; then `mgs` and `drop_rows` say nothing.
+        dropout: between the two LSTM layers.
+        embedding_dropout: of the clicked items' vectors, in sequences and as last item (Kang &
+            McAuley, ICDM 2018); the paper has none.
         item_side: items carry category, brand and shop (False: their id alone, as printed).
         mgs: multi-granular query units (False: the mean of the words is the only row).
         drop_rows: query rows left out of Q_mgs, by name.
@@ -57,6 +61,7 @@ class MgdsprConfig:
     attribute_width: int = 32
     heads: int = 8
     dropout: float = 0.2
+    embedding_dropout: float = 0.0
     max_words: int = 32
     query: Literal["text", "last_item"] = "text"
     item_side: bool = True
@@ -90,6 +95,7 @@ class Mgdspr(TwoTowers):
         )
         if config.query == "text":
             self.query = QueryUnits(config)
+        self.item_dropout = nn.Dropout(config.embedding_dropout)
         self.real_time = RealTime(config)
         self.short_term = SelfAttention(width, config.heads, scaled=config.scaled_attention)
         self.long_term_views = nn.ModuleDict(
@@ -139,28 +145,28 @@ class Mgdspr(TwoTowers):
         if self.config.query == "text":
             rows_BQD: Tensor = self.query(self.item_tower.tables, batch)
             return rows_BQD
-        item_UD = self.encode_item(last_clicked(batch))
+        item_UD: Tensor = self.item_dropout(self.encode_item(last_clicked(batch)))
         return item_UD.index_select(0, batch.request_B).unsqueeze(1)
 
     def _attend_sequence(
         self, q_mgs_CED: Tensor, encoder: nn.Module, e_MD: Tensor, sequence: Padded, blocks: Blocks
     ) -> Tensor:
         """`softmax(Q · [0; X']^T) [0; X']`, [C, E, D]; zero, and no work, without events (1.3)."""
-        filled_U = sequence.mask_UT[:, 0]
-        block_F = filled_U.index_select(0, blocks.request_C).nonzero().squeeze(1)
         h_CED = torch.zeros_like(q_mgs_CED)
-        if not len(block_F):
-            return h_CED
-        at_GT, mask_GT = sequence.at_UT[filled_U], sequence.mask_UT[filled_U]
-        encoded_GTD = encoder(functional.embedding(at_GT, e_MD), mask_GT)
-        request_F = (filled_U.cumsum(0) - 1)[blocks.request_C[block_F]]
-        h_FED = attend(
-            q_mgs_CED.index_select(0, block_F),
-            encoded_GTD.index_select(0, request_F),
-            mask_GT.index_select(0, request_F),
-            zero_vector=self.config.zero_vector,
-        )
-        return h_CED.index_copy(0, block_F, h_FED)
+        for request_G, longest in _by_length(sequence.mask_UT):
+            at_GT = sequence.at_UT[request_G, :longest]
+            mask_GT = sequence.mask_UT[request_G, :longest]
+            x_GTD = self.item_dropout(functional.embedding(at_GT, e_MD))
+            encoded_GTD = encoder(x_GTD, mask_GT)
+            block_F, place_F = (blocks.request_C.unsqueeze(1) == request_G).nonzero(as_tuple=True)
+            h_FED = attend(
+                q_mgs_CED.index_select(0, block_F),
+                encoded_GTD.index_select(0, place_F),
+                mask_GT.index_select(0, place_F),
+                zero_vector=self.config.zero_vector,
+            )
+            h_CED = h_CED.index_copy(0, block_F, h_FED)
+        return h_CED
 
     def _attend_long_term(self, q_mgs_CED: Tensor, batch: UserBatch) -> Tensor:
         """`H_long = sum over views a of softmax(Q · [0; P_a]^T) [0; P_a]`, [C, E, D] (1.3).
@@ -278,6 +284,20 @@ class MeanFusion(nn.Module):
         """[B, D]."""
         out: Tensor = self.linear(tokens_BTD.mean(1))
         return out
+
+
+def _by_length(mask_UT: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Requests with events, grouped by about how many, and the most of each group.
+
+    Beside one long sequence most of what short ones cost would be padding. Groups reach from one
+    power of two to the next.
+    """
+    length_U = mask_UT.sum(1)
+    group_U = (length_U.clamp(min=_SHORT) - 1).log2().floor().masked_fill(length_U == 0, -1)
+    for group in torch.unique(group_U).tolist():
+        if group >= 0:
+            request_G = (group_U == group).nonzero().squeeze(1)
+            yield request_G, int(length_U[request_G].max())
 
 
 def _means(values_M: Tensor, bags: Bags) -> Tensor:

@@ -172,12 +172,56 @@ def test_each_switch_changes_the_computation(
     assert difference.abs().max() > 1e-4
 
 
-def test_dropout_acts_in_training_only(sizes: Sizes, batch: UserBatch) -> None:
-    model = built(MGDSPR, sizes)
+@pytest.mark.parametrize("share", ["dropout", "embedding_dropout"])
+@pytest.mark.parametrize("query", ["text", "last_item"])
+def test_each_dropout_acts_in_training_only(
+    query: str, share: str, sizes: Sizes, batch: UserBatch
+) -> None:
+    none = replace(MGDSPR, query=query, dropout=0.0)  # type: ignore[arg-type]
+    model, plain = built(replace(none, **{share: 0.5}), sizes), built(none, sizes).train()
     with torch.no_grad():
-        assert torch.equal(model.encode_user(batch), model.encode_user(batch))
+        assert torch.equal(model.encode_user(batch), plain.encode_user(batch))
         model.train()
         assert not torch.equal(model.encode_user(batch), model.encode_user(batch))
+
+
+def test_dropout_of_items_reaches_the_last_item_and_each_sequence(
+    sizes: Sizes, batch: UserBatch
+) -> None:
+    model = built(replace(MGDSPR, query="last_item", dropout=0.0, embedding_dropout=0.5), sizes)
+    model.train()
+    seen: list[list[Tensor]] = [[], [], []]
+    for part, inputs in zip((model.fusion, model.real_time, model.short_term), seen, strict=True):
+        part.register_forward_pre_hook(lambda _module, given, kept=inputs: kept.append(given[0]))
+    with torch.no_grad():
+        for _ in range(2):
+            model.encode_user(batch)
+    last_items = [tokens[:, 0] for tokens in seen[0]]
+    for inputs in (last_items, seen[1], seen[2]):
+        first, again = inputs[: len(inputs) // 2], inputs[len(inputs) // 2 :]
+        assert any(not torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_short_sequences_are_not_padded_to_long_ones(
+    sizes: Sizes, make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
+    """That this changes no vector, lines alone and in a batch hold above."""
+    clicks = {"a": 3, "b": 40, "c": 0, "d": 8, "e": 9, "f": 33}
+    batch = whole(
+        make_examples(
+            [
+                toy.Basket(user=user, at_ms=toy.T0, taken=(("milk", "i0"),), clicks=count)
+                for user, count in clicks.items()
+            ]
+        ),
+        catalogue,
+    )
+    model = built(MGDSPR, sizes)
+    shapes: set[tuple[int, ...]] = set()
+    model.real_time.register_forward_pre_hook(lambda _module, given: shapes.add(given[1].shape))
+    with torch.no_grad():
+        model.encode_user(batch)
+    assert shapes == {(2, 8), (1, 9), (2, 40)}
 
 
 def test_cls_fusion_equals_plain_self_attention_at_the_first_position() -> None:
