@@ -99,7 +99,7 @@ class OwnedItems(nn.Module):
             self.code.weight[1:].normal_(std=config.code_norm * config.code_width**-0.5)
             nn.init.eye_(self.key.weight)
             often = torch.arange(len(_TIMES) + 1) * _OFTEN
-            self.prior.weight[1:, 0] = often.repeat_interleave(len(_AGES) + 1)
+            self.prior.weight[1:, 0] += often.repeat_interleave(len(_AGES) + 1)
 
     def forward(self, batch: UserBatch, q_mgs_BQD: Tensor, item_MD: Tensor) -> Tensor:
         """`g` times the attended mean of codes, [B, R]; zero for who had nothing."""

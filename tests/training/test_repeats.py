@@ -76,11 +76,10 @@ def test_the_first_part_is_mgdspr_and_items_carry_their_codes(
 
 
 def test_what_was_had_once_and_long_ago_counts_less_at_first(sizes: Sizes) -> None:
-    """Before training: an item had 40 times has a prior above one had once; ages are alike."""
+    """Before training: an item had 40 times has a prior above one had once, whatever the ages."""
     torch.manual_seed(0)
     prior = MGDSPR_REPEATS.build(sizes).owned.prior.weight[1:, 0].view(len(TIMES), len(AGES))
-    assert (prior[1:] > prior[:-1]).all()
-    assert (prior == prior[:, :1]).all()
+    assert (prior[1:].min(1).values > prior[:-1].max(1).values).all()
 
 
 def test_who_had_nothing_gets_no_code(
