@@ -64,7 +64,7 @@ def mgdspr(
         return
     for number, part in enumerate(parts, 1):
         people.print(f"[bold]· {part.name}[/], part {number} of {len(parts)}")
-        home = homes.make(settings, folder, asked, part)
+        home = homes.make(settings, folder / "homes", asked, part)
         arguments = (part.name, f"--size={size}", f"--seeds={count}", f"--folder={folder / 'runs'}")
         homes.run_module(
             home, "training.reproduce.runs", *arguments, shown=f"the runs of {part.name}"
