@@ -26,7 +26,7 @@ from training.reproduce import findings, record, runs
 from training.reproduce.attention import attended, related
 from training.reproduce.charts import pareto
 from training.reproduce.cli import planned, write_report
-from training.reproduce.ground import Ground, by_category
+from training.reproduce.ground import Ground, by_category, by_truth
 from training.reproduce.plan import SMALL
 from training.reproduce.record import Facts
 from training.reproduce.report import share
@@ -192,6 +192,31 @@ def test_related_events_are_of_the_wanted_leaf(
         ]
         assert related(each.held, torch.from_numpy(wanted_B), batch).tolist() == expected
         assert any(expected)
+
+
+def test_simulated_lines_want_the_shelf_that_the_truth_knows(
+    ground: Ground, examples: Examples, catalogue: Catalogue
+) -> None:
+    """The first line wanted tea and was meant; the last one's shelf nobody knows."""
+    lines = [
+        {
+            "user_key": int(examples.user_key_U[request]),
+            "t_ms": int(examples.t_ms_U[request]),
+            "query": examples.queries[line],
+            "leaf_category": leaf,
+            "meant": [int(catalogue.keys[examples.item_B[line] - 1])] if meant else [7],
+        }
+        for line, leaf, meant in ((0, "tea", True), (examples.lines - 1, None, False))
+        for request in (examples.request_B[line],)
+    ]
+    found = by_truth(ground.trial, pl.DataFrame(lines))
+    tea = catalogue.table["leaf_category"].to_pylist().index("tea")
+    assert found.leaf_B[0] == catalogue.attributes["leaf"][tea + 1] > 0
+    assert found.leaf_B[-1] == 0
+    assert found.meant_B is not None
+    assert found.meant_B[0]
+    assert not found.meant_B[-1]
+    assert (found.measure, len(found.leaf_B)) == ("P_good", examples.lines)
 
 
 def test_the_report_says_what_was_run_and_loads_nothing(reproduced: Path) -> None:

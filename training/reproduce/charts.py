@@ -65,7 +65,7 @@ def learning(found: Found) -> tuple[Markup, Markup, str]:
     """Losses by step, recall by step, and when the softmax passes where the hinge ends."""
     losses = chart(
         [
-            Series(name=name, points=_mean_curve(runs, "losses"), marked=False)
+            Series(name=name, points=_mean_curve(runs, "losses", ranges=False), marked=False)
             for name in _LOSSES
             if (runs := found.runs.get(name))
         ],
@@ -97,13 +97,17 @@ def learning(found: Found) -> tuple[Markup, Markup, str]:
     return losses, recalls, said
 
 
-def _mean_curve(runs: Sequence[RunRecord], curve: str) -> list[Point]:
-    """The mean over seeds at each step, with the range of the seeds."""
+def _mean_curve(runs: Sequence[RunRecord], curve: str, *, ranges: bool = True) -> list[Point]:
+    """The mean over seeds at each step, with the range of the seeds if it is asked for."""
     by_seed = np.array([getattr(run, curve) for run in runs])  # [S, points, 2]
     if not by_seed.size:
         return []
     return [
-        Point(x=float(step), y=float(of_step.mean()), y_range=(of_step.min(), of_step.max()))
+        Point(
+            x=float(step),
+            y=float(of_step.mean()),
+            y_range=(of_step.min(), of_step.max()) if ranges else None,
+        )
         for step, of_step in zip(by_seed[0, :, 0], by_seed[:, :, 1].T, strict=True)
     ]
 

@@ -29,6 +29,7 @@ from training.reproduce.variants import (
     BASELINE,
     FURTHER,
     LEAVE_ONE_OUT,
+    OWN,
     PAIRWISE,
     PLUS_ONE,
     SOFTMAX,
@@ -43,6 +44,7 @@ GROUPS: Sequence[tuple[str, Sequence[str], str]] = (
     ("Pairwise instead of softmax", (SOFTMAX, *PAIRWISE), SOFTMAX),
     ("Sweeps of τ and α", (BASE.name, *SWEPT), BASE.name),
     ("Further switches", (BASE.name, *FURTHER), BASE.name),
+    ("Ours, beside the paper's form", (BASE.name, *OWN), BASE.name),
 )
 _MARKS = {"agrees": "good", "says otherwise": "fail", "within noise": "plain"}
 
@@ -92,6 +94,7 @@ def render(parts: Sequence[Found], *, size: str, seeds: int) -> str:
     asked = [each for each in asked if any(each.answers)]
     environment = page.environment(Path(__file__).parent)
     environment.filters |= {
+        "relative": relative,
         "share": share,
         "signed": signed,
         "spread": spread,
@@ -107,12 +110,7 @@ def render(parts: Sequence[Found], *, size: str, seeds: int) -> str:
         width=", ".join(sorted({str(run.recipe["model"]["width"]) for run in runs})),
         parts=parts,
         asked=asked,
-        otherwise=[
-            (each, part, one)
-            for each in asked
-            for one, part in zip(each.answers, parts, strict=True)
-            if one and one.verdict == "says otherwise"
-        ],
+        otherwise=[(each, found) for each in asked if (found := _otherwise(each, parts))],
         marks=_MARKS,
         cards=[(each, tables(each)) for each in parts],
         columns=columns,
@@ -141,12 +139,18 @@ def answer(found: Found, claim: Claim) -> Answer | None:
     )
 
 
+def _otherwise(asked: Asked, parts: Sequence[Found]) -> list[tuple[Found, Answer]]:
+    """The parts that say otherwise."""
+    told = zip(parts, asked.answers, strict=True)
+    return [(part, one) for part, one in told if one and one.verdict == "says otherwise"]
+
+
 def columns(found: Found) -> list[Column]:
     """What the tables of a part show."""
     metrics = ("recall@10", "recall@100")
     shown = [
         Column(
-            label=f"R@{name.split('@')[1]}" + ("" if rows == "all" else f", {rows}"),
+            label=name.replace("recall", "R"),
             metric=name,
             rows=rows,
         )
@@ -250,6 +254,11 @@ def share(value: float) -> str:
 def signed(value: float) -> str:
     """The same of a difference."""
     return f"{'+' if value >= 0 else '−'}{share(abs(value))}"
+
+
+def relative(value: float) -> str:
+    """A relative change."""
+    return f"{'+' if value >= 0 else '−'}{abs(value):.1%}".replace("%", " %")
 
 
 def spread(value: Value) -> float:
