@@ -38,6 +38,7 @@ def encode_lines(
     examples: Examples,
     catalogue: Catalogue,
     *,
+    requests: npt.NDArray[np.integer] | None = None,
     watched: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
     """Some lines and their user vectors [B, D], until every line had its turn.
@@ -45,15 +46,17 @@ def encode_lines(
     A request's lines come together.
 
     Args:
+        requests: only the lines of these.
         watched: goes through the passes, or some of them; to show a bar.
     """
-    for start in watched(range(0, examples.requests, _REQUESTS_PER_PASS)):
-        requests = np.arange(start, min(start + _REQUESTS_PER_PASS, examples.requests))
-        request_B, lines = examples.lines_of(requests)
+    wanted = np.arange(examples.requests) if requests is None else requests
+    for start in watched(range(0, len(wanted), _REQUESTS_PER_PASS)):
+        some = wanted[start : start + _REQUESTS_PER_PASS]
+        request_B, lines = examples.lines_of(some)
         if not len(lines):
             continue
         with torch.inference_mode():
             user_BD = model.encode_user(
-                examples.user_batch(requests, lines, catalogue, request_B=request_B)
+                examples.user_batch(some, lines, catalogue, request_B=request_B)
             )
         yield lines, user_BD

@@ -8,16 +8,15 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from jobs.quality import counts, figures
 from jobs.quality.check import Column, Finding, Report, ViewFound
 from jobs.quality.figures import Bar
 from jobs.quality.show import QUANTILES
+from pagoda.page import environment as page_environment
 from pagoda.settings import Quality
 
-_TEMPLATES = Path(__file__).parent
 _MOST_DRIFTED = 16
 
 
@@ -59,9 +58,7 @@ class Card:
 
 def page(report: Report, findings: Sequence[Finding], limits: Quality) -> str:
     """The whole document."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = _percent
     environment.filters["amount"] = _amount
     cards = [_card(report, found, findings) for found in report.views]

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stream": ("jobs.stream.cli:app", "Consume, land or replay events."),
     "train": ("training.train:app", "Train a recipe and write a bundle."),
     "evaluate": ("training.evaluate:app", "Judge a bundle beside the baselines."),
+    "reproduce": ("training.reproduce.cli:app", "A paper's claims, run anew; one HTML report."),
     "ranker": ("training.ranker:app", "Train a bundle's pre-ranker."),
     "relevance": ("training.relevance:app", "Train the model that judges relevance."),
     "index": ("jobs.index.cli:app", "Build and check a collection, or update the live one."),

@@ -1,0 +1,124 @@
+"""`pagoda reproduce mgdspr`: the claims of MGDSPR's paper, run anew; one HTML report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pagoda import settings as settings_module
+from pagoda.console import emit_json, emit_table, people, run
+from pagoda.errors import InputError, NothingToDo
+from training.reproduce import findings, homes, record, report
+from training.reproduce.plan import SIZES, Part, Size, chosen
+from training.reproduce.runs import Run, runs_of
+
+# What a run takes on two cores, roughly: used until some of the part have been timed.
+_S_PER_LINE, _S_PER_JUDGED_LINE = 1 / 5_000, 1 / 1_500
+_ALL_LINES, _WEEK_LINES = 1_400_000, 25_000  # completejourney's year, and a week of it
+
+app = typer.Typer(help="A paper's claims, run anew; one HTML report.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """One command a paper."""
+
+
+@app.command()
+def mgdspr(
+    size: Annotated[str, typer.Option(help="full, or small: shows in minutes that it runs.")] = (
+        "full"
+    ),
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this part: ablations, noise, final; repeatable."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Models of each variant; default 3, small 2.")
+    ] = None,
+    show_plan: Annotated[
+        bool, typer.Option("--plan", help="Only show the runs, what is done, and how long.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """MGDSPR, α-DNN and all ablations, on purchases and on simulated shoppers.
+
+    Everything lies in $PAGODA_HOME/reproduce. A run that is finished is not run again: what was
+    stopped goes on with the same command.
+    """
+    settings = settings_module.load()
+    if size not in SIZES:
+        raise InputError(f"no size {size!r}", where="--size", expected=" or ".join(SIZES))
+    asked, count = SIZES[size], seeds or SIZES[size].seeds
+    parts = chosen(asked, only or ())
+    if not parts:
+        names = ", ".join(each.name for each in asked.parts)
+        raise InputError(
+            "no such part", where="--only", expected=names, found=", ".join(only or ())
+        )
+    folder = settings.home / "reproduce" / size
+    if show_plan:
+        emit_table(planned(folder, parts, count), title=f"{size}, {count} seeds", as_json=as_json)
+        return
+    for number, part in enumerate(parts, 1):
+        people.print(f"[bold]· {part.name}[/], part {number} of {len(parts)}")
+        home = homes.make(settings, folder / "homes", asked, part)
+        arguments = (part.name, f"--size={size}", f"--seeds={count}", f"--folder={folder / 'runs'}")
+        homes.run_module(
+            home, "training.reproduce.runs", *arguments, shown=f"the runs of {part.name}"
+        )
+    path = write_report(folder, asked, size=size, seeds=count)
+    if as_json:
+        emit_json({"report": str(path), "parts": planned(folder, parts, count)})
+    else:
+        people.print(f"report: {path}", soft_wrap=True)
+
+
+def write_report(folder: Path, size_: Size, *, size: str, seeds: int) -> Path:
+    """The report of everything that is there, of all parts. Raises: NothingToDo."""
+    found = [findings.read(folder / "runs", part, seeds) for part in size_.parts]
+    there = [each for each in found if each]
+    if not there:
+        raise NothingToDo("no run has finished", where=str(folder))
+    path = folder / "report.html"
+    draft = path.with_suffix(".draft")
+    draft.write_text(report.render(there, size=size, seeds=seeds))
+    draft.replace(path)
+    return path
+
+
+def planned(folder: Path, parts: tuple[Part, ...], seeds: int) -> list[dict[str, Any]]:
+    """A line for each part: its runs, how many are done, and how long the others may take."""
+    rows = []
+    for part in parts:
+        ground = record.newest_ground(folder / "runs", part.name)
+        runs = runs_of(part, ground or folder, seeds)
+        left = [each for each in runs if not each.done]
+        minutes = len(left) * _seconds(part, [each for each in runs if each.done]) / 60
+        rows.append(
+            {
+                "part": part.name,
+                "data": part.home,
+                "judged on": f"{part.week} week",
+                "variants": len(part.variants),
+                "runs": len(runs),
+                "done": len(runs) - len(left),
+                "minutes left": round(minutes),
+            }
+        )
+    return rows
+
+
+def _seconds(part: Part, done: list[Run]) -> float:
+    """What a run takes: the mean of those that are done, or a guess."""
+    if done:
+        records = record.read_runs(each.path for each in done)
+        return sum(sum(each.seconds.values()) for each in records) / len(records)
+    lines = part.rows or _ALL_LINES
+    return lines * _S_PER_LINE + (part.judged or _WEEK_LINES) * _S_PER_JUDGED_LINE
+
+
+if __name__ == "__main__":
+    run(app)
