@@ -20,6 +20,7 @@ from training.reproduce.variants import (
     OWN,
     SWEPT,
     VARIANTS,
+    changed,
     shrunk,
 )
 
@@ -42,6 +43,7 @@ class Part:
         train_days: so many days at most. rows: the latest so many lines of them; None: all.
         judged: so many lines of the week, drawn by requests; None: all.
         noise: of simulated shoppers; None: completejourney.
+        epochs: how often the rows are gone through.
         small: models of a width that shows that everything runs, and nothing else.
     """
 
@@ -51,6 +53,7 @@ class Part:
     rows: int | None
     judged: int | None
     variants: tuple[str, ...]
+    epochs: int = 1
     noise: float | None = None
     small: bool = False
 
@@ -61,7 +64,8 @@ class Part:
 
     def recipe(self, variant: str) -> Recipe:
         """The variant as it is trained here."""
-        recipe = replace(VARIANTS[variant], train_days=self.train_days)
+        recipe = changed(VARIANTS[variant], loop={"epochs": self.epochs})
+        recipe = replace(recipe, train_days=self.train_days)
         return shrunk(recipe) if self.small else recipe
 
     def by_rows(self) -> list[tuple[str, ...]]:
@@ -133,6 +137,7 @@ FULL = Size(
             rows=None,
             judged=None,
             variants=(BASE.name, BASELINE, *OWN),
+            epochs=2,
         ),
     ),
     simulation=Simulation(users=8_000),
@@ -156,7 +161,7 @@ SMALL = Size(
             train_days=28,
             rows=None,
             judged=None,
-            variants=(BASE.name, BASELINE),
+            variants=(BASE.name, BASELINE, *OWN),
             small=True,
         ),
     ),
