@@ -302,6 +302,7 @@ def test_means_and_differences_are_those_of_plain_loops(
         ((0.1, -0.01), (0.02, 0.3), "within noise"),
         ((0.1, 0.2), (-0.01, 0.3), "within noise"),
         ((0.1, 0.2), None, "within noise"),
+        ((0.1,), (0.05, 0.3), "within noise"),
     ],
 )
 def test_a_difference_is_found_if_all_seeds_and_the_interval_say_so(

@@ -1,8 +1,8 @@
 """What runs say: means over seeds, intervals over users, differences line by line, and claims.
 
-A difference counts as found if every seed agrees on its sign and the interval over users of its
-mean excludes zero; otherwise it is within noise. Seeds stand for what training does by chance,
-users for who happened to be judged.
+A difference counts as found if every seed, of two at least, agrees on its sign and the interval
+over users of its mean excludes zero; otherwise it is within noise. Seeds stand for what training
+does by chance, users for who happened to be judged.
 
 Shape legend: S seeds, B judged lines.
 """
@@ -42,7 +42,9 @@ class Value:
 
     @property
     def direction(self) -> Direction:
-        """Of a difference: whether it was found."""
+        """Of a difference: whether it was found; one seed alone finds nothing."""
+        if len(self.seeds) < 2:
+            return "within noise"
         low, high = self.interval or (0.0, 0.0)
         if low > 0 and min(self.seeds) > 0:
             return "up"

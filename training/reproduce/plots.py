@@ -73,7 +73,9 @@ def chart(series: Sequence[Series], *, title: str, x: str, y: str, log_x: bool =
         f"{_text('axis', 0, 0, y, 'middle')}</g>"
     )
     for at, each in enumerate(series):
-        parts.append(_drawn(each, f"c{at % _COLOURS}", across, upward))
+        # Labels of every other series go below their points: where two meet, both can be read.
+        below = 15 if at % 2 else -7
+        parts.append(_drawn(each, f"c{at % _COLOURS}", across, upward, label_y=below))
     legend = [
         f'<g class="c{at % _COLOURS}">{_line("key", [(8, _key(at) - 4), (26, _key(at) - 4)])}'
         f"{_text('name', 32, _key(at), each.name)}</g>"
@@ -92,7 +94,7 @@ def _key(at: int) -> float:
     return _TALL + _BOTTOM + _NEXT * at
 
 
-def _drawn(series: Series, style: str, across: _Axis, upward: _Axis) -> str:
+def _drawn(series: Series, style: str, across: _Axis, upward: _Axis, *, label_y: float) -> str:
     places = [(across.place(each.x), _TALL - upward.place(each.y)) for each in series.points]
     parts = [_line("join", places)] if series.joined else []
     for point, (x, y) in zip(series.points, places, strict=True):
@@ -106,7 +108,7 @@ def _drawn(series: Series, style: str, across: _Axis, upward: _Axis) -> str:
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{escape(said)}</title></circle>'
             )
         if point.label:
-            parts.append(_text("label", x + 7, y - 6, point.label))
+            parts.append(_text("label", x + 7, y + label_y, point.label))
     return f'<g class="{style}">{"".join(parts)}</g>'
 
 

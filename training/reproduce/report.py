@@ -213,7 +213,7 @@ def zero_shares(found: Found) -> list[dict[str, Any]]:
         related, unrelated = ([each.share for each in of_kind[kind]] for kind in (True, False))
         differences = [other - one for one, other in zip(related, unrelated, strict=False)]
         found_: Verdict = "within noise"
-        if min(differences) > 0 or max(differences) < 0:
+        if len(differences) > 1 and (min(differences) > 0 or max(differences) < 0):
             found_ = "agrees" if min(differences) > 0 else "says otherwise"
         rows.append(
             {
