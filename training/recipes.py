@@ -79,9 +79,10 @@ def alpha_dnn() -> Recipe:
 
 
 def mgdspr_year() -> Recipe:
-    """MGDSPR on fifty weeks, two epochs: what twelve weeks leave to be learned."""
+    """MGDSPR on fifty weeks, two epochs, with items that no one near took as negatives too."""
     base = demo()
-    return replace(base, name="mgdspr_year", train_days=350, loop=replace(base.loop, epochs=2))
+    loop = replace(base.loop, epochs=2, negatives=Negatives(uniform=2048))
+    return replace(base, name="mgdspr_year", train_days=350, loop=loop)
 
 
 def mgdspr_repeats() -> Recipe:
@@ -95,7 +96,7 @@ def mgdspr_repeats() -> Recipe:
 
 
 def mgdspr_repeats_year() -> Recipe:
-    """The same on fifty weeks, two epochs."""
+    """The same as `mgdspr_year` is trained."""
     return replace(
         mgdspr_year(),
         name="mgdspr_repeats_year",
