@@ -131,7 +131,14 @@ def test_all_that_is_not_understood_is_said_at_once(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n\n", gzip.compress(b"1 2\n" * 99)[:-9], b"1," + b"x" * 2**21]
+    "content",
+    [b"", b"\n\n", gzip.compress(b"1 2\n" * 99)[:-9], b"1," + b"x" * 2**21],
+    ids=[
+        "nothing",
+        "no line",
+        "cut off",
+        "one endless line",
+    ],  # not the bytes: gzip's hold the time
 )
 def test_a_file_without_lines_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.gz" if content.startswith(b"\x1f\x8b") else tmp_path / "x"
