@@ -327,21 +327,24 @@ def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     The draft lies beside, is brought to the disk and renamed: a reader never sees half of it.
 
     Args:
-        replace: an earlier folder gives way; else it is an OSError.
+        replace: an earlier folder gives way, and for a moment there is none; else it is an OSError.
     """
     draft = folder.with_name(f".draft-{folder.name}-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
+    earlier = folder.with_name(f".earlier-{folder.name}-{os.getpid()}")
+    for each in (draft, earlier):
+        shutil.rmtree(each, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         yield draft
         for each in (*draft.iterdir(), draft):
             flush(each)
-        if replace:
-            shutil.rmtree(folder, ignore_errors=True)
+        if replace and folder.exists():
+            folder.rename(earlier)
         draft.rename(folder)
         flush(folder.parent)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        for each in (draft, earlier):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _read_manifest(path: Path) -> tuple[Manifest | None, list[str]]:

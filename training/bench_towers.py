@@ -68,8 +68,9 @@ def main(
     shapes = [shape for shape in SHAPES if model in (None, shape[0])]
     with own_home(loaded, keep=None, need_gb=_GB) as home:
         asked = [f"--steps={steps}", f"--seed={seed}"]
-        samples = steps * SHAPES[-1][2]
-        bench_sequences.write(_sequences(home), items=items, samples=samples, seed=seed)
+        for batch in (each[2] for each in shapes if each[0] == "next_item"):
+            samples = steps * batch
+            bench_sequences.write(_sequences(home), items=items, samples=samples, seed=seed)
         rows = [
             row for shape in shapes for row in contest(home, shape, items, asked, rounds=rounds)
         ]

@@ -106,8 +106,9 @@ def mgdspr_repeats_year() -> Recipe:
 
 
 def alpha_dnn_year() -> Recipe:
-    """The paper's baseline on the same fifty weeks."""
-    return replace(alpha_dnn(), name="alpha_dnn_year", train_days=350)
+    """The paper's baseline on the same fifty weeks, trained alike."""
+    loop = mgdspr_year().loop
+    return replace(alpha_dnn(), name="alpha_dnn_year", train_days=350, loop=loop)
 
 
 def youtube_two_tower() -> Recipe:

@@ -145,7 +145,7 @@ class Mgdspr(TwoTowers):
         if self.config.query == "text":
             rows_BQD: Tensor = self.query(self.item_tower.tables, batch)
             return rows_BQD
-        item_UD: Tensor = self.item_dropout(self.encode_item(last_clicked(batch)))
+        item_UD: Tensor = self.item_dropout(self.item_tower(last_clicked(batch)))
         return item_UD.index_select(0, batch.request_B).unsqueeze(1)
 
     def _attend_sequence(

@@ -116,7 +116,7 @@ def _seconds(part: Part, done: list[Run]) -> float:
     if done:
         records = record.read_runs(each.path for each in done)
         return sum(sum(each.seconds.values()) for each in records) / len(records)
-    lines = part.rows or _ALL_LINES
+    lines = (part.rows or _ALL_LINES) * part.epochs
     return lines * _S_PER_LINE + (part.judged or _WEEK_LINES) * _S_PER_JUDGED_LINE
 
 

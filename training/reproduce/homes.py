@@ -50,18 +50,20 @@ def lacking(own: Settings, parts: Sequence[Part]) -> Span | None:
     """The days from the first to the last that the parts need, if features of any are missing."""
     dataset = datasets.load(own)
     missing = False
-    spans = []
+    needs: dict[object, Span] = {}
     for part in parts:
         for recipe in map(part.recipe, part.variants):
             whole = plan(recipe, dataset, part.week).whole
-            if whole in spans:
+            need = (whole, recipe.service, recipe.windows)
+            if need in needs:
                 continue
-            spans.append(whole)
+            needs[need] = whole
             try:
                 rows.require_built(own, features.service(recipe.service), whole, recipe.windows)
             except InputError:
                 missing = True
-    first, end = min(each.first for each in spans), max(each.end for each in spans)
+    first = min(each.first for each in needs.values())
+    end = max(each.end for each in needs.values())
     return Span(first=first, end=end) if missing else None
 
 

@@ -60,6 +60,11 @@ class GroundRecord(_Record):
     baselines: dict[str, list[int]]
     ceiling: dict[int, float]
 
+    @property
+    def lines(self) -> tuple[list[int], dict[str, list[int]], list[int]]:
+        """What tells the judged lines, in their order, from others."""
+        return self.user, self.sets, self.shelved
+
 
 class ZeroShare(_Record):
     """Mean weight of the zero vector in the attention over one sequence.

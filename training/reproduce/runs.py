@@ -27,6 +27,7 @@ from pagoda import settings as settings_module
 from pagoda.bundle import as_json
 from pagoda.console import people
 from pagoda.console import run as run_app
+from pagoda.errors import Conflict
 from pagoda.models.base import TwoTowers
 from pagoda.models.mgdspr import Mgdspr
 from training import loop, negatives
@@ -235,8 +236,15 @@ def main(
         if missing := [each for each in runs_of(some, place, seeds) if not each.done]:
             people.print(f"[dim]{part.name}: rows …[/]")
             ground = grounds.build(settings, part, part.recipe(variants[0]), inputs)
+            told = ground.record()
             if not (place / record.GROUND).exists():
-                record.write(place / record.GROUND, ground.record())
+                record.write(place / record.GROUND, told)
+            elif record.read_ground(place).lines != told.lines:
+                raise Conflict(
+                    "variants that are compared were judged on other lines",
+                    where=str(place),
+                    next_step="Delete that folder and start again.",
+                )
             with _shown(part, len(missing)) as advance:
                 do(missing, ground, advance=advance)
 

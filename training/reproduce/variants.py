@@ -1,7 +1,7 @@
 """MGDSPR as the paper has it, and every variant of it that is compared with it.
 
-All differ from `BASE` in what their names say and in nothing else; a test holds that. They read
-the same rows, so that these are fetched and cut once.
+All but `OWN` differ from `BASE` in what their names say and in nothing else; a test holds that.
+They read the same rows, so that these are fetched and cut once; `OWN` reads more of the user.
 """
 
 from __future__ import annotations
