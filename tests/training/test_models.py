@@ -149,7 +149,6 @@ SWITCHES: list[tuple[Config, dict[str, object]]] = [
     (MGDSPR, {"scaled_attention": True}),
     *((MGDSPR, {"drop_rows": (row,)}) for row in QUERY_ROWS),
     (MGDSPR_REPEATS, {"code_gain": 1.0}),
-    (MGDSPR_REPEATS, {"query": "last_item"}),
     (YOUTUBE_TWO_TOWER, {"item_side": False}),
     (YOUTUBE_TWO_TOWER, {"unit_length": False}),
     (YOUTUBE_DNN, {"item_side": False}),

@@ -91,6 +91,16 @@ def test_who_had_nothing_gets_no_code(
     assert code_BR.eq(0).all()
 
 
+def test_without_queries_the_last_item_asks(sizes: Sizes, batch: UserBatch) -> None:
+    config = replace(MGDSPR_REPEATS, query="last_item")
+    found = vectors(config, sizes, batch)
+    assert found.shape == (len(batch.request_B), D + 8)
+    paper = built(replace(MGDSPR, query="last_item"), sizes)
+    paper.load_state_dict(built(config, sizes).state_dict(), strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(found[:, :D], paper.encode_user(batch))
+
+
 def test_order_says_nothing_but_times_and_ages_do(sizes: Sizes, batch: UserBatch) -> None:
     def turned(rows: Tensor) -> Tensor:
         return rows.flip(1)
