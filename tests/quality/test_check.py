@@ -112,6 +112,8 @@ def test_nothing_is_found_within_generous_limits_but_damage(shop: Shop) -> None:
         # These views were never built; one has no rows online either.
         ("fail", "item_stats offline", "newest row"),
         ("fail", "item_stats online", "newest row"),
+        ("fail", "user_items offline", "newest row"),
+        ("fail", "user_items online", "newest row"),
         ("fail", "user_stats online", "newest row"),
         ("fail", "user_intraday offline", "newest row"),
     }

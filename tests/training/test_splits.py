@@ -45,8 +45,9 @@ def test_ranks_among_the_unseen_agree_with_brute_force(data: st.DataObject) -> N
     score_BN, target_B = np.array(scores, np.float32), np.array(targets)
     owns = [np.array(each, np.int64) for each in owned]
     drawn = unseen.draw(owns, target_B, [[n] for n in range(lines)], candidates=count, count=kept)
-    found = unseen.ranks([(np.arange(lines), score_BN)], owns, target_B, drawn)
-    of_all, of_drawn = found["among unseen"], found[f"among {kept} unseen"]
+    reader = unseen.UnseenRanks(owns, target_B, drawn)
+    reader.read(np.arange(lines), score_BN)
+    of_all, of_drawn = reader.ranks["among unseen"], reader.ranks[f"among {kept} unseen"]
     for line, (target, own) in enumerate(zip(targets, owned, strict=True)):
         others = set(range(count)) - set(own) - {target}
         some = [each for each in drawn[line].tolist() if each != unseen.NOT_DRAWN]
