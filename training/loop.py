@@ -124,8 +124,6 @@ def train(
             found=str(requests),
             next_step="Start fewer processes, or raise requests_per_batch in the recipe.",
         )
-    # Said explicitly, or torch warns at every sparse gradient.
-    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     torch.manual_seed(config.seed)
     optimiser = config.optimiser.build(model)
     objective = Objective(config, examples, catalogue)

@@ -27,6 +27,8 @@ class AdagradConfig:
 
     def build(self, model: nn.Module) -> torch.optim.Adagrad:
         """The optimiser; embedding tables form its first group."""
+        # Said explicitly, or torch warns at every sparse gradient.
+        torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
         tables = [each.weight for each in model.modules() if isinstance(each, nn.Embedding)]
         known = {id(table) for table in tables}
         dense = [each for each in model.parameters() if id(each) not in known]

@@ -199,8 +199,6 @@ def train_ranker(
     """
     if not force and (there := rankers.load(bundle)):
         return there[1], False
-    # Said explicitly, or torch warns at every sparse gradient.
-    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     dataset = dataset_of(settings, bundle)
     recipe, at = bundle.manifest.recipe_config, bundle.manifest.snapshots
     span = trained_span(dataset, week_of(str(recipe.get("week"))), int(recipe["train_days"]))

@@ -83,8 +83,6 @@ def train(
 
     Raises: CheckFailed before the step whose loss is not finite.
     """
-    # Said explicitly, or torch warns at every sparse gradient.
-    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     texts = [text for name in FIELDS for text in items[name].to_pylist() if text]
     queries = sorted({pair.query for pair in found})
     tokenizer = Tokenizer.fit([*queries, *texts], min_count=2)

@@ -58,15 +58,20 @@ class TargetRanks:
 
 
 def by_towers(
-    trial: Trial, model: TwoTowers, item_vectors: npt.NDArray[np.float32]
+    trial: Trial,
+    model: TwoTowers,
+    item_vectors: npt.NDArray[np.float32],
+    *,
+    users: Iterable[tuple[Columns, Tensor]] | None = None,
 ) -> Iterator[Scored]:
     """Some lines and their scores of all candidates, until every line had its turn.
 
     Args:
         item_vectors: of the whole catalogue, row = item number - 1.
+        users: lines and their vectors; None: all lines, with a bar on a terminal.
     """
     item_ND = torch.from_numpy(item_vectors)[torch.from_numpy(trial.candidates - 1).long()]
-    for lines, user_BD in user_vectors(trial, model):
+    for lines, user_BD in user_vectors(trial, model) if users is None else users:
         yield lines, (user_BD @ item_ND.T).numpy()
 
 

@@ -47,11 +47,9 @@ from pagoda.errors import Conflict, InputError, NothingToDo
 from pagoda.features import View
 from pagoda.sequences import Int64s
 from pagoda.settings import Settings
-from pagoda.windows import DAY_MS
 
 _LOCK_TIMEOUT_S = 1800  # as long as another build may take
 _VIEWS = {view.name: view for view in features.VIEWS}
-_EPOCH = date(1970, 1, 1)
 
 app = typer.Typer(help="Build the feature tables of a range of days.")
 
@@ -256,7 +254,7 @@ def _build_range(
                 next_step="Import data, or give days that have some with --from and --to.",
             )
         for view, of_view in days.items():
-            seen_by = {day for each in of_view for day in REACHES[view].of(each)}
+            seen_by = _seen([each for each in work if each.view == view])
             of_reach = history.part(events, min(seen_by), max(seen_by))  # one view looks far back
             rows = _rows_of(_VIEWS[view], of_reach, of_view)
             write = partial(replace_days, loaded, _VIEWS[view], rows, of_view)
@@ -270,7 +268,7 @@ def _build_range(
 
 def _rows_of(view: View, events: DataFrame, days: Sequence[date]) -> DataFrame:
     spec = features.CANDIDATES
-    midnights: Int64s = np.array([(day - _EPOCH).days * DAY_MS for day in days])
+    midnights: Int64s = np.array([history.midnight_ms(day) for day in days])
     match view:
         case features.USER_DAY:
             return user_day.build(events, days=midnights, spec=spec)

@@ -39,6 +39,7 @@ ROLES: Mapping[Kind, int] = {
 }
 LONG_TERM_ROLES: Mapping[Kind, int] = {"click": CLICK, "buy": BUY, "collect": COLLECT}
 
+_EPOCH = date(1970, 1, 1)
 USER_MS = 2**43  # of the time line for each user: until the year 2248
 
 COLUMNS = ("user_key", "role", "ts", "ingested", "key", "item_key", "query", "price")
@@ -101,7 +102,7 @@ def read(
 def part(events: DataFrame, first: date, last: date) -> DataFrame:
     """Those of `read`'s events that happened on the UTC days `first` to `last`."""
     end = last + timedelta(days=1)
-    return events.where(sf.col("ts").between(_ms(first), _ms(end) - 1))
+    return events.where(sf.col("ts").between(midnight_ms(first), midnight_ms(end) - 1))
 
 
 def days(table: DataFrame, first: date, last: date, user_key: int | None = None) -> DataFrame:
@@ -111,8 +112,9 @@ def days(table: DataFrame, first: date, last: date, user_key: int | None = None)
     return rows if user_key is None else rows.where(sf.col("user_key") == user_key)
 
 
-def _ms(day: date) -> int:
-    return (day - date(1970, 1, 1)).days * DAY_MS
+def midnight_ms(day: date) -> int:
+    """Where a UTC day begins, epoch milliseconds."""
+    return (day - _EPOCH).days * DAY_MS
 
 
 def _midnight(day: date) -> Column:

@@ -13,16 +13,13 @@ from jobs.batch import history, user_day
 from pagoda import dataset, features, spark
 from pagoda.settings import Settings
 from pagoda.watch import measured
-from pagoda.windows import DAY_MS
-
-_EPOCH = date(1970, 1, 1)
 
 
 def write(
     settings: Settings, days: list[date], to: Path, *, session: SparkSession | None = None
 ) -> None:
     """Write the rows of these days as Parquet; in a session of its own unless one is given."""
-    midnights = np.array([(day - _EPOCH).days * DAY_MS for day in days])
+    midnights = np.array([history.midnight_ms(day) for day in days])
     clicks = dataset.load(settings).click_actions
     given = nullcontext(session) if session else spark.session(settings, "bench features")
     with given as used, measured():

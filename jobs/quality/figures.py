@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from jobs.quality.distribution import Distribution, Floats
+from pagoda import svg
 
 NO_FIGURE = Markup("")
 _BINS = 24
@@ -41,17 +42,20 @@ def bars(
     parts = []
     for value, name in limits:
         x = left + scale * value
-        parts += [_line("limit", [(x, 14), (x, height)]), _text("tick", x, 10, name, "middle")]
+        parts += [
+            svg.line("limit", [(x, 14), (x, height)]),
+            svg.text("tick", x, 10, name, "middle"),
+        ]
     for number, bar in enumerate(lines):
         y = 20 + number * _LINE
         end = left + scale * min(bar.value, top)
         said = f"{bar.label}: {bar.text}"
         parts += [
-            _text("label", left - 8, y + 12, bar.label, "end"),
+            svg.text("label", left - 8, y + 12, bar.label, "end"),
             _rect(f"bar {bar.style}", left, y + 2, max(end - left, 1), _LINE - 8, said),
-            _text("value", end + 6, y + 12, f"▸ {bar.text}" if bar.value > top else bar.text),
+            svg.text("value", end + 6, y + 12, f"▸ {bar.text}" if bar.value > top else bar.text),
         ]
-    return _svg(left + width + right, height, title, parts, style="chart")
+    return svg.drawing(left + width + right, height, title, parts, style="chart")
 
 
 def columns(days: Sequence[tuple[str, int]], *, split: int, title: str) -> Markup:
@@ -66,8 +70,8 @@ def columns(days: Sequence[tuple[str, int]], *, split: int, title: str) -> Marku
         style = "bar" if number >= split else "bar old"
         parts.append(_rect(style, x, tall - high, step - 3, high, f"{day}: {rows:,} rows"))
         if number in (0, split):
-            parts.append(_text("tick", x, tall + 14, day[5:]))
-    return _svg(width, tall + 18, title, parts, style="chart")
+            parts.append(svg.text("tick", x, tall + 14, day[5:]))
+    return svg.drawing(width, tall + 18, title, parts, style="chart")
 
 
 def histogram(current: Distribution, reference: Distribution, *, title: str) -> Markup:
@@ -95,10 +99,10 @@ def histogram(current: Distribution, reference: Distribution, *, title: str) -> 
         heights = _TALL - scale * then.repeat(2)
         across = np.arange(bins + 1).repeat(2)[1:-1] * step
         corners = [(0, _TALL), *zip(across, heights, strict=True), (_WIDE, _TALL)]
-        parts.append(_line("then", corners))
+        parts.append(svg.line("then", corners))
     for at, x, anchor in ((0, 0, "start"), (bins // 2, bins // 2, "middle"), (-2, bins, "end")):
-        parts.append(_text("tick", x * step, _TALL + 11, _short(edges[at]), anchor))
-    return _svg(_WIDE, _TALL + 14, title, parts, style="mini")
+        parts.append(svg.text("tick", x * step, _TALL + 11, _short(edges[at]), anchor))
+    return svg.drawing(_WIDE, _TALL + 14, title, parts, style="mini")
 
 
 def mix(current: Distribution, reference: Distribution, *, title: str) -> Markup:
@@ -119,9 +123,9 @@ def mix(current: Distribution, reference: Distribution, *, title: str) -> Markup
         said = f"{now[n]:.1%}, {then[n]:.1%} then"
         parts += [
             _rect("now", x, _TALL - scale * now[n], wide, scale * now[n], said),
-            _line("then", [(x, level), (x + wide, level)]),
+            svg.line("then", [(x, level), (x + wide, level)]),
         ]
-    return _svg(_WIDE, _TALL + 2, title, parts, style="mini")
+    return svg.drawing(_WIDE, _TALL + 2, title, parts, style="mini")
 
 
 def band(days: Sequence[tuple[str, Distribution]], *, split: int, title: str) -> Markup:
@@ -144,9 +148,9 @@ def band(days: Sequence[tuple[str, Distribution]], *, split: int, title: str) ->
             _rect("wide", x, p95, step - 1, max(p5 - p95, 0.5), said),
             _rect("narrow", x, p75, step - 1, max(p25 - p75, 0.5), said),
         ]
-        medians.append(_line("median", [(x, p50), (x + step - 1, p50)]))
-    parts += [*medians, _text("tick", 0, _TALL + 11, f"0 to {_short(top)}")]
-    return _svg(_WIDE, _TALL + 14, title, parts, style="mini")
+        medians.append(svg.line("median", [(x, p50), (x + step - 1, p50)]))
+    parts += [*medians, svg.text("tick", 0, _TALL + 11, f"0 to {_short(top)}")]
+    return svg.drawing(_WIDE, _TALL + 14, title, parts, style="mini")
 
 
 def _edges(filled: Sequence[Distribution]) -> Floats:
@@ -179,24 +183,4 @@ def _rect(style: str, x: float, y: float, width: float, height: float, said: str
     return (
         f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}">'
         f"<title>{escape(said)}</title></rect>"
-    )
-
-
-def _text(style: str, x: float, y: float, text: str, anchor: str = "start") -> str:
-    return (
-        f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
-        f"{escape(text)}</text>"
-    )
-
-
-def _line(style: str, points: Sequence[tuple[float, float]]) -> str:
-    joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline class="{style}" points="{joined}"/>'
-
-
-def _svg(width: float, height: float, title: str, parts: Sequence[str], *, style: str) -> Markup:
-    return Markup(  # noqa: S704 - every text in it was escaped where it was put in
-        f'<svg class="{style}" role="img" aria-label="{escape(title)}" '
-        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">'
-        f"{''.join(parts)}</svg>"
     )

@@ -114,6 +114,15 @@ class Blocks:
     request_C: Tensor
     place_B: Tensor
 
+    def gathered(self, rows_B: Tensor) -> Tensor:
+        """Each line's row at its place, [C, L, ...]; what is left over repeats some row."""
+        of_places = rows_B.index_select(0, self.line_CL.flatten())
+        return of_places.view(*self.line_CL.shape, *rows_B.shape[1:])
+
+    def by_line(self, rows_CL: Tensor) -> Tensor:
+        """Back again: each line's row of those by place, [B, ...]."""
+        return rows_CL.flatten(0, 1).index_select(0, self.place_B)
+
 
 @dataclass(frozen=True, kw_only=True)
 class UserBatch:

@@ -78,6 +78,13 @@ class MgdsprConfig:
         if unknown or len(self.drop_rows) == len(QUERY_ROWS):
             raise ValueError(f"drop_rows must be some, not all, of {QUERY_ROWS}: {self.drop_rows}")
 
+    @property
+    def rows(self) -> int:
+        """Q, how many rows `Q_mgs` has."""
+        if self.query == "last_item" or not self.mgs:
+            return 1
+        return len(QUERY_ROWS) - len(self.drop_rows)
+
     def build(self, sizes: Sizes) -> Mgdspr:
         """The model with these tables, randomly initialised."""
         return Mgdspr(self, sizes)
@@ -128,15 +135,15 @@ class Mgdspr(TwoTowers):
     def fused(self, batch: UserBatch, q_mgs_BQD: Tensor, e_MD: Tensor) -> Tensor:
         """The same from `Q_mgs` and the embeddings of the batch's items."""
         blocks = batch.blocks
-        L, Q, D = blocks.line_CL.shape[1], q_mgs_BQD.shape[1], q_mgs_BQD.shape[2]
+        _, Q, D = q_mgs_BQD.shape
         # A block's lines stand side by side as the queries of one attention, E = L · Q.
-        q_mgs_CED = q_mgs_BQD.index_select(0, blocks.line_CL.flatten()).view(-1, L * Q, D)
+        q_mgs_CED = blocks.gathered(q_mgs_BQD).flatten(1, 2)
         hidden_CED = [
             self._attend_sequence(q_mgs_CED, self.real_time, e_MD, batch.real_time, blocks),
             self._attend_sequence(q_mgs_CED, self.short_term, e_MD, batch.short_term, blocks),
             self._attend_long_term(q_mgs_CED, batch),
         ]
-        hidden_BQD = [each.view(-1, Q, D).index_select(0, blocks.place_B) for each in hidden_CED]
+        hidden_BQD = [blocks.by_line(each.view(len(each), -1, Q, D)) for each in hidden_CED]
         out: Tensor = self.fusion(torch.cat([q_mgs_BQD, *hidden_BQD], 1))
         return out
 

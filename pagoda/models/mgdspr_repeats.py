@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pagoda.models.inputs import ItemBatch, UserBatch
-from pagoda.models.mgdspr import QUERY_ROWS, Mgdspr, MgdsprConfig
+from pagoda.models.mgdspr import Mgdspr, MgdsprConfig
 from pagoda.models.parts import attention_weights
 from pagoda.models.tables import Sizes, Table
 
@@ -85,11 +85,9 @@ class OwnedItems(nn.Module):
     def __init__(self, config: MgdsprRepeatsConfig, sizes: Sizes) -> None:
         super().__init__()
         self.gain = config.code_gain
-        width, rows = config.width, 1
-        if config.query == "text" and config.mgs:
-            rows = len(QUERY_ROWS) - len(config.drop_rows)
+        width = config.width
         self.code = Table.of(sizes, "item", config.code_width)
-        self.probe = nn.Linear(rows * width, width, bias=False)
+        self.probe = nn.Linear(config.rows * width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         # Row 0 is padding, as in every table.
         self.times = Table(len(_TIMES) + 2, width)
@@ -113,9 +111,7 @@ class OwnedItems(nn.Module):
         )
         prior_UJ = self.prior((times_UJ - 1) * (len(_AGES) + 1) + ages_UJ).squeeze(-1)
         code_UJR = functional.embedding(owned.at_UT, self.code(batch.items.item_M))
-        L = blocks.line_CL.shape[1]
-        probe_BD = self.probe(q_mgs_BQD.flatten(1))
-        probe_CLD = probe_BD.index_select(0, blocks.line_CL.flatten()).unflatten(0, (-1, L))
+        probe_CLD = blocks.gathered(self.probe(q_mgs_BQD.flatten(1)))
         request_C = blocks.request_C
         score_CLJ = torch.bmm(probe_CLD, key_UJD.index_select(0, request_C).transpose(1, 2))
         weight_CLJ = attention_weights(
@@ -124,7 +120,7 @@ class OwnedItems(nn.Module):
             zero_vector=True,
         )
         code_CLR = self.gain * torch.bmm(weight_CLJ, code_UJR.index_select(0, request_C))
-        return code_CLR.flatten(0, 1).index_select(0, blocks.place_B)
+        return blocks.by_line(code_CLR)
 
 
 def _bucket(values: Tensor, edges: tuple[int, ...]) -> Tensor:

@@ -71,13 +71,12 @@ class Zam(TwoTowers):
         """`q + u`, [B, D]."""
         query_BD = self._query(batch)
         weight_CLT, history_CTD = self._attention(query_BD, batch)
-        u_BD = torch.bmm(weight_CLT, history_CTD).flatten(0, 1)[batch.blocks.place_B]
-        return query_BD + u_BD
+        return query_BD + batch.blocks.by_line(torch.bmm(weight_CLT, history_CTD))
 
     def zero_share(self, batch: UserBatch) -> Tensor:
         """How much of its attention each line gives to nothing, [B]."""
         weight_CLT, _ = self._attention(self._query(batch), batch)
-        return 1 - weight_CLT.sum(-1).flatten()[batch.blocks.place_B]
+        return 1 - batch.blocks.by_line(weight_CLT.sum(-1))
 
     def own_loss(self, items: ItemBatch, positive_B: Tensor, dice: torch.Generator) -> Tensor:
         """`-sum_w log P(w|i)` over the title of each line's item, by negative sampling."""
@@ -124,7 +123,7 @@ class Zam(TwoTowers):
         blocks = batch.blocks
         at_CT, mask_CT = history.at_UT[blocks.request_C], history.mask_UT[blocks.request_C]
         history_CTD = functional.embedding(at_CT, self.encode_item(batch.items))
-        score_CLT = torch.bmm(probe_BD[blocks.line_CL], history_CTD.transpose(1, 2))
+        score_CLT = torch.bmm(blocks.gathered(probe_BD), history_CTD.transpose(1, 2))
         weight_CLT = attention_weights(
             score_CLT, mask_CT.unsqueeze(1), zero_vector=self.config.zero
         )

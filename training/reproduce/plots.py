@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from pagoda import svg
+
 _WIDE, _TALL = 420.0, 260.0  # of the axes
 _LEFT, _TOP, _RIGHT, _BOTTOM = 56.0, 14.0, 12.0, 46.0
 _NEXT = 18.0  # between lines of the legend
@@ -61,33 +63,31 @@ def chart(series: Sequence[Series], *, title: str, x: str, y: str, log_x: bool =
     parts = []
     for value in upward.ticks:
         at = _TALL - upward.place(value)
-        parts.append(_line("grid", [(0, at), (_WIDE, at)]))
-        parts.append(_text("tick", -6, at + 3, _short(value), "end"))
+        parts.append(svg.line("grid", [(0, at), (_WIDE, at)]))
+        parts.append(svg.text("tick", -6, at + 3, _short(value), "end"))
     for value in across.ticks:
         at = across.place(value)
-        parts.append(_line("grid", [(at, 0), (at, _TALL)]))
-        parts.append(_text("tick", at, _TALL + 14, _short(value), "middle"))
-    parts.append(_text("axis", _WIDE / 2, _TALL + 34, x, "middle"))
+        parts.append(svg.line("grid", [(at, 0), (at, _TALL)]))
+        parts.append(svg.text("tick", at, _TALL + 14, _short(value), "middle"))
+    parts.append(svg.text("axis", _WIDE / 2, _TALL + 34, x, "middle"))
     parts.append(
         f'<g transform="translate({-_LEFT + 14:g},{_TALL / 2:g}) rotate(-90)">'
-        f"{_text('axis', 0, 0, y, 'middle')}</g>"
+        f"{svg.text('axis', 0, 0, y, 'middle')}</g>"
     )
     for at, each in enumerate(series):
         # Labels of every other series go below their points: where two meet, both can be read.
         below = 15 if at % 2 else -7
         parts.append(_drawn(each, f"c{at % _COLOURS}", across, upward, label_y=below))
     legend = [
-        f'<g class="c{at % _COLOURS}">{_line("key", [(8, _key(at) - 4), (26, _key(at) - 4)])}'
-        f"{_text('name', 32, _key(at), each.name)}</g>"
+        f'<g class="c{at % _COLOURS}">{svg.line("key", [(8, _key(at) - 4), (26, _key(at) - 4)])}'
+        f"{svg.text('name', 32, _key(at), each.name)}</g>"
         for at, each in enumerate(series)
     ]
     width = _LEFT + _WIDE + _RIGHT
     height = _TOP + _TALL + _BOTTOM + _NEXT * len(series)
-    return Markup(  # noqa: S704 - every text in it was escaped where it was put in
-        f'<svg class="chart" role="img" aria-label="{escape(title)}" '
-        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">'
-        f'<g transform="translate({_LEFT:g},{_TOP:g})">{"".join(parts)}{"".join(legend)}</g></svg>'
-    )
+    inside = "".join([*parts, *legend])
+    moved = f'<g transform="translate({_LEFT:g},{_TOP:g})">{inside}</g>'
+    return svg.drawing(width, height, title, [moved], style="chart")
 
 
 def _key(at: int) -> float:
@@ -96,19 +96,21 @@ def _key(at: int) -> float:
 
 def _drawn(series: Series, style: str, across: _Axis, upward: _Axis, *, label_y: float) -> str:
     places = [(across.place(each.x), _TALL - upward.place(each.y)) for each in series.points]
-    parts = [_line("join", places)] if series.joined else []
+    parts = [svg.line("join", places)] if series.joined else []
     for point, (x, y) in zip(series.points, places, strict=True):
         if point.x_range:
-            parts.append(_line("range", [(across.place(end), y) for end in point.x_range]))
+            parts.append(svg.line("range", [(across.place(end), y) for end in point.x_range]))
         if point.y_range:
-            parts.append(_line("range", [(x, _TALL - upward.place(end)) for end in point.y_range]))
+            parts.append(
+                svg.line("range", [(x, _TALL - upward.place(end)) for end in point.y_range])
+            )
         if series.marked:
             said = f"{series.name} {point.label}: {point.x:.4g}, {point.y:.4g}"
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{escape(said)}</title></circle>'
             )
         if point.label:
-            parts.append(_text("label", x + 7, y + label_y, point.label))
+            parts.append(svg.text("label", x + 7, y + label_y, point.label))
     return f'<g class="{style}">{"".join(parts)}</g>'
 
 
@@ -165,15 +167,3 @@ def _short(value: float) -> str:
     if value and abs(value) < 1:
         return f"{value:.3f}".rstrip("0")
     return f"{value:,.10g}"
-
-
-def _text(style: str, x: float, y: float, text: str, anchor: str = "start") -> str:
-    return (
-        f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
-        f"{escape(text)}</text>"
-    )
-
-
-def _line(style: str, points: Sequence[tuple[float, float]]) -> str:
-    joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline class="{style}" points="{joined}"/>'

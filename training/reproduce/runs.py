@@ -30,7 +30,7 @@ from pagoda.console import run as run_app
 from pagoda.errors import Conflict
 from pagoda.models.base import TwoTowers
 from pagoda.models.mgdspr import Mgdspr
-from training import loop, negatives
+from training import loop, negatives, scores
 from training.metrics import ranks_of
 from training.recipes import Recipe
 from training.reproduce import ground as grounds
@@ -154,15 +154,15 @@ def _judged(
 ) -> Iterator[tuple[Columns, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Some lines, their ranks [B], and how many of the first K are on the wanted shelf [K's, B]."""
     trial, leaf_N = ground.trial, torch.from_numpy(ground.leaves)
-    item_ND = torch.from_numpy(encode_items(model, trial.catalogue)[trial.candidates - 1])
     ks = [min(k, len(leaf_N)) for k in KS]
-    for lines, user_BD in encode_lines(model, trial.examples, trial.catalogue, requests=requests):
-        score_BN = user_BD @ item_ND.T
-        first_BK = score_BN.topk(ks[-1]).indices
+    users = encode_lines(model, trial.examples, trial.catalogue, requests=requests)
+    vectors = encode_items(model, trial.catalogue)
+    for lines, score_BN in scores.by_towers(trial, model, vectors, users=users):
+        first_BK = torch.from_numpy(score_BN).topk(ks[-1]).indices
         wanted_B = torch.from_numpy(ground.wanted.leaf_B[lines])
         good_BK = (leaf_N[first_BK] == wanted_B.unsqueeze(1)).cumsum(1)
         good = torch.stack([good_BK[:, k - 1] for k in ks])
-        yield lines, ranks_of(score_BN.numpy(), trial.targets[lines]), good.numpy()
+        yield lines, ranks_of(score_BN, trial.targets[lines]), good.numpy()
 
 
 def _draw(ground: Ground, requests: int) -> Columns:
@@ -223,7 +223,6 @@ def main(
     folder: Annotated[Path, typer.Option()],
 ) -> None:
     """All runs of a part that are missing, on the data set of this PAGODA_HOME."""
-    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     settings = settings_module.load()
     (part,) = (each for each in plan.SIZES[size].parts if each.name == name)
     groups = part.by_rows()
