@@ -70,6 +70,9 @@ for name, max_examples in (("mutation", 12), ("mutation-thorough", 80)):
         max_examples=max_examples,
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     )
+# pytest-xdist's; what programs print here goes into logs. Before a room's own conftest is imported,
+# whose consoles would take it for a terminal's.
+os.environ.pop("COLUMNS", None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pagoda"))
 # One lane of `make test`; all other rooms are the second, which takes about as long.
 ROAD = {"road", "dags", "serving", "index", "bench", "test_servers.py", "test_stages.py"}
@@ -80,7 +83,6 @@ _FETCHED = load(home=home_folder())
 
 def pytest_configure() -> None:
     """A polite kill ends the servers too, as Ctrl-C does."""
-    os.environ.pop("COLUMNS", None)  # pytest-xdist's; what programs print here goes into logs
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
