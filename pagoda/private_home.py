@@ -46,17 +46,31 @@ def entered(home: Path, environment: Mapping[str, str] | None = None) -> Iterato
     Args:
         environment: what all of them are told beside.
     """
-    before = dict(os.environ)
-    for name in list(os.environ):
-        if name.startswith("PAGODA_") and not name.startswith(_KEPT):
-            del os.environ[name]
-    os.environ.update(environment or {})
-    os.environ["PAGODA_HOME"] = str(home)
+    before, inside = dict(os.environ), environment_of(home, environment)
+    _set(inside)
     try:
         yield load(home=home)
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        _set(before)
+
+
+def environment_of(home: Path, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a process that lives in that home: this one's, without its Pagoda.
+
+    Args:
+        environment: what the process is told beside.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PAGODA_") or name.startswith(_KEPT)
+    }
+    return {**kept, **(environment or {}), "PAGODA_HOME": str(home)}
+
+
+def _set(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def remove(home: Path, *, maker: str) -> None:

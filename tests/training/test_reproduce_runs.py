@@ -27,16 +27,16 @@ from training.reproduce.attention import attended, related
 from training.reproduce.charts import pareto
 from training.reproduce.cli import planned, write_report
 from training.reproduce.ground import Ground, by_category, by_truth
-from training.reproduce.plan import SMALL
+from training.reproduce.plan import SMALL, Part
 from training.reproduce.record import Facts
 from training.reproduce.report import share
 from training.reproduce.runs import Run
-from training.reproduce.variants import BASE, BASELINE, HINGE, SOFTMAX, TAUS
+from training.reproduce.variants import BASE, BASELINE, HINGE, SOFTMAX, TAUS, VARIANTS
 from training.trial import Trial
 from training.vectors import encode_items, encode_lines
 
 PARTS = tuple(
-    replace(part, variants=tuple(name for name in part.variants if name in asked))
+    replace(part, variants={name: part.variants[name] for name in part.variants if name in asked})
     for part, asked in (
         (SMALL.parts[0], {BASE.name, BASELINE, SOFTMAX, HINGE, *TAUS.values()}),
         (replace(SMALL.parts[1], name="noise 0", noise=0.0), {BASE.name, SOFTMAX}),
@@ -75,6 +75,10 @@ def ground(examples: Examples, catalogue: Catalogue, sizes: Sizes) -> Ground:
     )
 
 
+def _only(part: Part, *variants: str) -> Part:
+    return replace(part, variants={name: VARIANTS[name] for name in variants})
+
+
 def _nothing(run: Run, share: float) -> None:
     pass
 
@@ -97,7 +101,7 @@ def test_a_run_is_judged_as_looking_at_every_score_would(
     ground: Ground, examples: Examples, catalogue: Catalogue, tmp_path: Path
 ) -> None:
     """The model is trained again; last bits may move a rank by one."""
-    part = replace(PARTS[0], variants=(SOFTMAX,))
+    part = _only(PARTS[0], SOFTMAX)
     (run,) = runs.runs_of(part, tmp_path, 1)
     found = runs.once(run, ground, lambda _: None)
     torch.manual_seed(0)
@@ -120,7 +124,7 @@ def test_a_run_is_judged_as_looking_at_every_score_would(
 
 
 def test_a_reproduction_that_was_stopped_repeats_nothing(ground: Ground, tmp_path: Path) -> None:
-    part = replace(PARTS[0], variants=(BASELINE, SOFTMAX, HINGE))
+    part = _only(PARTS[0], BASELINE, SOFTMAX, HINGE)
     wanted = runs.runs_of(part, tmp_path, 1)
 
     def stop(run: Run, share: float) -> None:
@@ -145,7 +149,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 ) -> None:
     place = reproduced / "runs" / PARTS[2].name / "toy"
     kept = record.read_runs(run.path for run in runs.runs_of(PARTS[2], place, 2))
-    (again,) = runs.runs_of(replace(PARTS[2], variants=(SOFTMAX,)), tmp_path, 1)
+    (again,) = runs.runs_of(_only(PARTS[2], SOFTMAX), tmp_path, 1)
     found = runs.once(again, ground, lambda _: None)
     one, other = (run for run in kept if run.variant == SOFTMAX)
     assert found.model_dump(exclude={"seconds"}) == one.model_dump(exclude={"seconds"})
@@ -247,7 +251,7 @@ def test_each_point_of_the_plot_is_a_variants_means(reproduced: Path) -> None:
 
 
 def test_the_plan_says_what_is_done(reproduced: Path) -> None:
-    part = replace(PARTS[2], variants=(*PARTS[2].variants, BASELINE))
+    part = _only(PARTS[2], *PARTS[2].variants, BASELINE)
     (said,) = planned(reproduced, (part,), 2)
     assert (said["runs"], said["done"]) == (6, 4)
     (nothing,) = planned(reproduced, (replace(part, name="other"),), 2)

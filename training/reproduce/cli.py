@@ -10,13 +10,8 @@ import typer
 from pagoda import settings as settings_module
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import InputError, NothingToDo
-from training.reproduce import findings, homes, record, report
+from training.reproduce import findings, homes, report, tasks
 from training.reproduce.plan import SIZES, Part, Size, chosen
-from training.reproduce.runs import Run, runs_of
-
-# What a run takes on two cores, roughly: used until some of the part have been timed.
-_S_PER_LINE, _S_PER_JUDGED_LINE = 1 / 5_000, 1 / 1_500
-_ALL_LINES, _WEEK_LINES = 1_400_000, 25_000  # completejourney's year, and a week of it
 
 app = typer.Typer(help="A paper's claims, run anew; one HTML report.", no_args_is_help=True)
 
@@ -37,6 +32,10 @@ def mgdspr(
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Models of each variant; default 3, small 2.")
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many at once; default as many as cores and memory allow."),
     ] = None,
     show_plan: Annotated[
         bool, typer.Option("--plan", help="Only show the runs, what is done, and how long.")
@@ -62,13 +61,15 @@ def mgdspr(
     if show_plan:
         emit_table(planned(folder, parts, count), title=f"{size}, {count} seeds", as_json=as_json)
         return
-    for number, part in enumerate(parts, 1):
-        people.print(f"[bold]· {part.name}[/], part {number} of {len(parts)}")
-        home = homes.make(settings, folder / "homes", asked, part)
-        arguments = (part.name, f"--size={size}", f"--seeds={count}", f"--folder={folder / 'runs'}")
-        homes.run_module(
-            home, "training.reproduce.runs", *arguments, shown=f"the runs of {part.name}"
-        )
+    homes_of = {each.name: homes.make(settings, folder / "homes", asked, each) for each in parts}
+    tasks.run(
+        tasks.tasks_of(folder / "runs", parts, count),
+        homes_of,
+        folder,
+        size=size,
+        seeds=count,
+        processes=processes or tasks.at_once(),
+    )
     path = write_report(folder, asked, size=size, seeds=count)
     if as_json:
         emit_json({"report": str(path), "parts": planned(folder, parts, count)})
@@ -93,31 +94,23 @@ def planned(folder: Path, parts: tuple[Part, ...], seeds: int) -> list[dict[str,
     """A line for each part: its runs, how many are done, and how long the others may take."""
     rows = []
     for part in parts:
-        ground = record.newest_ground(folder / "runs", part.name)
-        runs = runs_of(part, ground or folder, seeds)
-        left = [each for each in runs if not each.done]
-        minutes = len(left) * _seconds(part, [each for each in runs if each.done]) / 60
+        of_part = tasks.tasks_of(folder / "runs", [part], seeds)
+        runs, left = (
+            sum(len(each.runs) for each in of_part),
+            sum(len(each.missing) for each in of_part),
+        )
         rows.append(
             {
                 "part": part.name,
                 "data": part.home,
                 "judged on": f"{part.week} week",
                 "variants": len(part.variants),
-                "runs": len(runs),
-                "done": len(runs) - len(left),
-                "minutes left": round(minutes),
+                "runs": runs,
+                "done": runs - left,
+                "core minutes left": round(sum(each.seconds for each in of_part) / 60),
             }
         )
     return rows
-
-
-def _seconds(part: Part, done: list[Run]) -> float:
-    """What a run takes: the mean of those that are done, or a guess."""
-    if done:
-        records = record.read_runs(each.path for each in done)
-        return sum(sum(each.seconds.values()) for each in records) / len(records)
-    lines = (part.rows or _ALL_LINES) * part.epochs
-    return lines * _S_PER_LINE + (part.judged or _WEEK_LINES) * _S_PER_JUDGED_LINE
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 ablations   completejourney, judged on the validation week: every variant, the latest lines
 noise n     simulated shoppers who click by mistake with chance n: the claims about noise
-final       completejourney, twelve months, judged on the test week: nothing is chosen by it
+final       completejourney, twelve months, judged on the test week: nothing is chosen by it; the
+            recipes that are shipped
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from training.lines import Week
@@ -17,10 +18,9 @@ from training.reproduce.variants import (
     BASELINE,
     HINGE,
     LEAVE_ONE_OUT,
-    OWN,
     SWEPT,
     VARIANTS,
-    changed,
+    YEAR,
     shrunk,
 )
 
@@ -42,8 +42,8 @@ class Part:
         week: which one is judged; what came before it is trained on.
         train_days: so many days at most. rows: the latest so many lines of them; None: all.
         judged: so many lines of the week, drawn by requests; None: all.
+        variants: recipes by their names in the report.
         noise: of simulated shoppers; None: completejourney.
-        epochs: how often the rows are gone through.
         small: models of a width that shows that everything runs, and nothing else.
     """
 
@@ -52,8 +52,7 @@ class Part:
     train_days: int
     rows: int | None
     judged: int | None
-    variants: tuple[str, ...]
-    epochs: int = 1
+    variants: Mapping[str, Recipe]
     noise: float | None = None
     small: bool = False
 
@@ -64,18 +63,16 @@ class Part:
 
     def recipe(self, variant: str) -> Recipe:
         """The variant as it is trained here."""
-        recipe = changed(VARIANTS[variant], loop={"epochs": self.epochs})
-        recipe = replace(recipe, train_days=self.train_days)
+        recipe = replace(self.variants[variant], train_days=self.train_days)
         return shrunk(recipe) if self.small else recipe
 
-    def by_rows(self) -> list[tuple[str, ...]]:
-        """The variants, those together that read the same rows."""
-        groups: dict[object, list[str]] = {}
-        for variant in self.variants:
-            recipe = self.recipe(variant)
+    def by_rows(self) -> list[Part]:
+        """The part in parts whose variants all read the same rows."""
+        groups: dict[object, dict[str, Recipe]] = {}
+        for variant, recipe in self.variants.items():
             key = (recipe.service, recipe.windows, recipe.tokenizer)
-            groups.setdefault(key, []).append(variant)
-        return [tuple(group) for group in groups.values()]
+            groups.setdefault(key, {})[variant] = recipe
+        return [replace(self, variants=group) for group in groups.values()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +93,10 @@ _COMPARED = (BASE.name, BASELINE, *LEAVE_ONE_OUT)
 _NOISES = (0.0, 0.1, 0.4)
 
 
+def _some(*names: str) -> dict[str, Recipe]:
+    return {name: VARIANTS[name] for name in names}
+
+
 def _noise(noise: float, *variants: str, rows: int, judged: int | None, small: bool) -> Part:
     return Part(
         name=f"noise {noise:g}",
@@ -103,7 +104,7 @@ def _noise(noise: float, *variants: str, rows: int, judged: int | None, small: b
         train_days=28,
         rows=rows,
         judged=judged,
-        variants=(*_COMPARED, *variants),
+        variants=_some(*_COMPARED, *variants),
         noise=noise,
         small=small,
     )
@@ -117,7 +118,7 @@ FULL = Size(
             train_days=84,
             rows=300_000,
             judged=10_000,
-            variants=tuple(name for name in VARIANTS if name not in OWN),
+            variants=VARIANTS,
         ),
         *(
             _noise(
@@ -136,8 +137,7 @@ FULL = Size(
             train_days=350,
             rows=None,
             judged=None,
-            variants=(BASE.name, BASELINE, *OWN),
-            epochs=2,
+            variants=YEAR,
         ),
     ),
     simulation=Simulation(users=8_000),
@@ -151,7 +151,7 @@ SMALL = Size(
             train_days=14,
             rows=4_000,
             judged=500,
-            variants=(*_COMPARED, HINGE, *SWEPT),
+            variants=_some(*_COMPARED, HINGE, *SWEPT),
             small=True,
         ),
         _noise(_NOISES[1], HINGE, *SWEPT, rows=4_000, judged=500, small=True),
@@ -161,7 +161,7 @@ SMALL = Size(
             train_days=28,
             rows=None,
             judged=None,
-            variants=(BASE.name, BASELINE, *OWN),
+            variants=YEAR,
             small=True,
         ),
     ),

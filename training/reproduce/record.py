@@ -10,6 +10,7 @@ keeps every judged line's rank, so that two runs can be compared line by line.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,7 +116,7 @@ def path(folder: Path, variant: str, recipe: Recipe) -> Path:
 def write(target: Path, record: BaseModel) -> None:
     """Whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".draft")
+    draft = target.with_suffix(f".{os.getpid()}.draft")
     draft.write_text(record.model_dump_json())
     draft.replace(target)
 

@@ -44,7 +44,7 @@ GROUPS: Sequence[tuple[str, Sequence[str], str]] = (
     ("Pairwise instead of softmax", (SOFTMAX, *PAIRWISE), SOFTMAX),
     ("Sweeps of τ and α", (BASE.name, *SWEPT), BASE.name),
     ("Further switches", (BASE.name, *FURTHER), BASE.name),
-    ("Ours, beside the paper's form", (BASE.name, *OWN), BASE.name),
+    ("Ours, beside the paper's form", (BASE.name, OWN), BASE.name),
 )
 _MARKS = {"agrees": "good", "says otherwise": "fail", "within noise": "plain"}
 

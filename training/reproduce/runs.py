@@ -1,7 +1,8 @@
-"""`python -m training.reproduce.runs PART`: train each variant of a part and judge it, once.
+"""`python -m training.reproduce.runs PART`: train variants of a part and judge each, once.
 
 A finished run is a file (`training.reproduce.record`); what is there already is not run again, so
-a part that was stopped goes on. It runs in a process and in a PAGODA_HOME of its own.
+a part that was stopped goes on. It runs in a process and in a PAGODA_HOME of its own
+(`training.reproduce.tasks`).
 
 Shape legend: B lines of one pass, N candidates, K first ones.
 """
@@ -10,8 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,6 @@ import numpy.typing as npt
 import polars as pl
 import torch
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pagoda import settings as settings_module
 from pagoda.bundle import as_json
@@ -48,6 +47,8 @@ _TRACED_REQUESTS = 250  # some 2,000 lines of completejourney
 _TRACED_STEPS = 10
 _LOSSES = 100  # kept of each run
 _ATTENDED_REQUESTS = 500
+SAYS = "· "  # what a line begins with that whoever started this process shows
+_SAY_S = 60.0
 
 app = typer.Typer()
 
@@ -190,62 +191,63 @@ def _zero_shares(model: TwoTowers, ground: Ground) -> tuple[list[ZeroShare], dic
     return [ZeroShare(**row) for row in shares.to_dicts()], dict(empty.iter_rows())
 
 
-@contextmanager
-def _shown(part: Part, count: int) -> Iterator[Callable[[Run, float], None]]:
-    """A bar over the runs on a terminal, a line a run in a log."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.1f} of {task.total} runs"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=people) as progress:
-        task = progress.add_task(part.name, total=count)
-        begun: list[Path] = []
+class _Told:
+    """Says which run is at work, and every minute how far it is."""
 
-        def advance(run: Run, share: float) -> None:
-            said = f"{part.name}: {run.variant}, seed {run.recipe.loop.seed}"
-            if run.path not in begun:
-                begun.append(run.path)
-                if not people.is_terminal:
-                    people.print(f"{said}, run {len(begun)} of {count}", highlight=False)
-            progress.update(task, completed=len(begun) - 1 + share, description=said)
+    def __init__(self, part: Part, count: int) -> None:
+        self._part, self._count = part, count
+        self._run: Run | None = None
+        self._number = 0
+        self._said = 0.0
 
-        yield advance
+    def __call__(self, run: Run, share: float) -> None:
+        begins = run is not self._run
+        if not begins and time.monotonic() - self._said < _SAY_S:
+            return
+        self._run, self._said = run, time.monotonic()
+        self._number += begins
+        at = f"{run.variant}, seed {run.recipe.loop.seed}, run {self._number} of {self._count}"
+        done = "" if begins else f", {share:.0%}"
+        people.print(f"{SAYS}{self._part.name}: {at}{done}", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def main(
     name: Annotated[str, typer.Argument(metavar="PART")],
+    rows: Annotated[int, typer.Option(help="Which of the part's rows.")],
     size: Annotated[str, typer.Option()],
     seeds: Annotated[int, typer.Option()],
     folder: Annotated[Path, typer.Option()],
 ) -> None:
-    """All runs of a part that are missing, on the data set of this PAGODA_HOME."""
+    """Runs that are missing of a part, on the data set of this PAGODA_HOME."""
     settings = settings_module.load()
     (part,) = (each for each in plan.SIZES[size].parts if each.name == name)
     groups = part.by_rows()
-    read = [grounds.read(settings, part, part.recipe(variants[0])) for variants in groups]
+    read = [grounds.read(settings, each, _any_recipe(each)) for each in groups]
     place = folder / part.name / "-".join(inputs.fingerprint for inputs in read)
     if (place / record.GROUND).exists():
         (place / record.GROUND).touch()  # the newest is what the report is about
-    for variants, inputs in zip(groups, read, strict=True):
-        some = replace(part, variants=variants)
-        if missing := [each for each in runs_of(some, place, seeds) if not each.done]:
-            people.print(f"[dim]{part.name}: rows …[/]")
-            ground = grounds.build(settings, part, part.recipe(variants[0]), inputs)
-            told = ground.record()
-            if not (place / record.GROUND).exists():
-                record.write(place / record.GROUND, told)
-            elif record.read_ground(place).lines != told.lines:
-                raise Conflict(
-                    "variants that are compared were judged on other lines",
-                    where=str(place),
-                    next_step="Delete that folder and start again.",
-                )
-            with _shown(part, len(missing)) as advance:
-                do(missing, ground, advance=advance)
+    some = groups[rows]
+    missing = [each for each in runs_of(some, place, seeds) if not each.done]
+    if not missing:
+        return
+    people.print(f"{SAYS}{part.name}: rows …")
+    ground = grounds.build(settings, some, _any_recipe(some), read[rows])
+    told = ground.record()
+    if not (place / record.GROUND).exists():
+        record.write(place / record.GROUND, told)
+    if record.read_ground(place).lines != told.lines:
+        raise Conflict(
+            "variants that are compared were judged on other lines",
+            where=str(place),
+            next_step="Delete that folder and start again.",
+        )
+    do(missing, ground, advance=_Told(some, len(missing)))
+
+
+def _any_recipe(part: Part) -> Recipe:
+    """One of a part whose variants all read the same rows."""
+    return part.recipe(next(iter(part.variants)))
 
 
 if __name__ == "__main__":

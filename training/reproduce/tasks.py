@@ -1,0 +1,203 @@
+"""Tasks: runs that stand on the same rows, each task in a process of its own, several at a time.
+
+Models of this width gain little from a second thread, so a process has its share of the cores and
+another task runs beside it. What a task says is kept in a log of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pagoda import private_home
+from pagoda.console import people
+from pagoda.settings import PROJECT_ROOT
+from training.reproduce import record
+from training.reproduce.plan import Part
+from training.reproduce.runs import SAYS, Run, runs_of
+
+# What a run takes on one thread, roughly: used until some of the task have been timed.
+_S_PER_LINE, _S_PER_JUDGED_LINE = 1 / 5_000, 1 / 1_500
+_ALL_LINES, _WEEK_LINES = 1_400_000, 25_000  # completejourney's year, and a week of it
+_TASK_GB = 8  # what a task may need: its rows, and Spark while they are fetched
+_LOOK_S = 0.5
+_LAST_LINES = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The runs of a part that stand on the same rows.
+
+    Attributes:
+        part: with no other variants. rows: its number among those of the whole part.
+        runs: all of them. seconds: that those may take that are not done.
+    """
+
+    part: Part
+    rows: int
+    runs: Sequence[Run]
+    seconds: float
+
+    @property
+    def missing(self) -> list[Run]:
+        """Runs that are not done."""
+        return [each for each in self.runs if not each.done]
+
+
+def tasks_of(folder: Path, parts: Sequence[Part], seeds: int) -> list[Task]:
+    """The tasks of these parts, in order.
+
+    Args:
+        folder: where runs lie; those count as done that stand on the rows used last.
+    """
+    found = []
+    for part in parts:
+        ground = record.newest_ground(folder, part.name)
+        for number, some in enumerate(part.by_rows()):
+            runs = runs_of(some, ground or folder, seeds)
+            found.append(Task(part=some, rows=number, runs=runs, seconds=_seconds(some, runs)))
+    return found
+
+
+def _seconds(part: Part, runs: Sequence[Run]) -> float:
+    """What the missing runs take: each the mean of those that are done, or a guess."""
+    done = record.read_runs(each.path for each in runs if each.done)
+    left = [each for each in runs if not each.done]
+    if done:
+        return len(left) * sum(sum(each.seconds.values()) for each in done) / len(done)
+    lines, judged = part.rows or _ALL_LINES, part.judged or _WEEK_LINES
+    epochs = sum(each.recipe.loop.epochs for each in left)
+    return lines * epochs * _S_PER_LINE + len(left) * judged * _S_PER_JUDGED_LINE
+
+
+def at_once() -> int:
+    """How many tasks this machine has room for: a core for each, and memory."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(cores, int(psutil.virtual_memory().total / 1e9 / _TASK_GB)))
+
+
+def run(
+    tasks: Sequence[Task],
+    homes: Mapping[str, Path],
+    folder: Path,
+    *,
+    size: str,
+    seeds: int,
+    processes: int,
+) -> None:
+    """Run them all, the longest first. Raises: typer.Exit with the code of one that fails.
+
+    Args:
+        homes: of the parts' data sets, by the part's name. folder: below which runs and logs lie.
+        processes: how many at a time.
+    """
+    told = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes))}
+    jobs = []
+    for task in sorted(tasks, key=lambda task: task.seconds, reverse=True):
+        command = [sys.executable, "-m", "training.reproduce.runs", task.part.name]
+        command += [f"--rows={task.rows}", f"--size={size}", f"--seeds={seeds}"]
+        jobs.append(
+            Job(
+                name=f"{task.part.name}-{task.rows}".replace(" ", "-"),
+                command=[*command, f"--folder={folder / 'runs'}"],
+                environment=private_home.environment_of(homes[task.part.name], told),
+            )
+        )
+    side_by_side(jobs, folder / "logs", processes=processes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command to be run, and what it finds in its environment."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+def side_by_side(jobs: Sequence[Job], logs: Path, *, processes: int) -> None:
+    """Run commands in this order, some at a time.
+
+    If one fails, or this is interrupted, the others are stopped.
+
+    Raises: typer.Exit with the code of the one that fails.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting = list(reversed(jobs))
+    running: list[_Running] = []
+    with _shown() as progress:
+        try:
+            while waiting or running:
+                while waiting and len(running) < processes:
+                    running.append(_Running(waiting.pop(), logs, progress))
+                time.sleep(_LOOK_S)
+                running = [each for each in running if not each.ended()]
+        finally:
+            for each in running:
+                each.stop()
+
+
+class _Running:
+    """A job at work: what it says of itself is shown, all that it says is in its log."""
+
+    def __init__(self, job: Job, logs: Path, progress: Progress) -> None:
+        self._log = logs / f"{job.name}.log"
+        self._progress, self._row = progress, progress.add_task(job.name, total=None)
+        self._read = 0
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                job.command, cwd=PROJECT_ROOT, env=job.environment, stdout=log, stderr=log
+            )
+
+    def ended(self) -> bool:
+        """Whether it has come to its end. Raises: typer.Exit with its code if it failed."""
+        code = self._process.poll()
+        self._show()
+        if code is None:
+            return False
+        self._progress.remove_task(self._row)
+        if code:
+            last = self._log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+            people.print("\n".join(last), markup=False, highlight=False, soft_wrap=True)
+            people.print(
+                f"stopped: all of it is in {self._log}. The same command goes on from here.",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(code)
+        return True
+
+    def stop(self) -> None:
+        """End it, and see that it has ended."""
+        self._process.terminate()
+        self._process.wait()
+
+    def _show(self) -> None:
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            text = log.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            if line.startswith(SAYS):
+                self._progress.update(self._row, description=line)
+                if not people.is_terminal:
+                    people.print(line, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _shown() -> Iterator[Progress]:
+    """A row for each task at work on a terminal; a log has their lines."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=people, transient=True) as progress:
+        yield progress
