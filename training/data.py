@@ -36,6 +36,7 @@ from training.negatives import Chances, Negatives, Numbers, draw, draw_of_each, 
 SEPARATOR = "__"  # between view and column, as Feast's full feature names have it
 IN_BATCH = Negatives()
 Order = Literal["shuffled", "stream"]
+Requests = npt.NDArray[np.int64]
 _INT32S = npt.NDArray[np.int32]
 
 
@@ -87,6 +88,11 @@ class Examples:
         place_B = np.repeat(np.arange(len(requests)), lengths)
         within_B = np.arange(len(place_B)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return place_B, starts[place_B] + within_B
+
+    def latest(self, days: int) -> Requests:
+        """The numbers of the requests of the last so many UTC days."""
+        first_ms = (int(self.t_ms_U.max()) // DAY_MS + 1 - days) * DAY_MS
+        return np.flatnonzero(self.t_ms_U >= first_ms)
 
     def user_batch(
         self, requests: Numbers, lines: Numbers, catalogue: Catalogue, *, request_B: Numbers
@@ -146,6 +152,7 @@ def batches(
     negatives: Negatives = IN_BATCH,
     mined_LK: Numbers | None = None,
     order: Order = "shuffled",
+    among: Requests | None = None,
 ) -> Iterator[Batch]:
     """One epoch in the order that (seed, epoch) gives, from batch number `first` on.
 
@@ -154,12 +161,16 @@ def batches(
 
     Args:
         mined_LK: hard negatives found for each of the examples' lines, numbers, 0 for none.
+        among: the requests that are gone through; None: all.
     """
-    size = batch_size(examples, requests_per_batch)
-    places = np.random.default_rng([seed, epoch]).permutation(examples.requests)
+    count = examples.requests if among is None else len(among)
+    size = batch_size(count, requests_per_batch)
+    places: Requests = np.random.default_rng([seed, epoch]).permutation(count)
+    if among is not None:
+        places = among[places]
     if order == "stream":
         places = places[np.argsort(examples.t_ms_U[places] // DAY_MS, kind="stable")]
-    for number in range(first, steps_per_epoch(examples, requests_per_batch)):
+    for number in range(first, steps_per_epoch(count, requests_per_batch)):
         chosen = np.sort(places[number * size : (number + 1) * size])
         drawn = draw(negatives.uniform, pool=len(catalogue), seed=(seed, epoch, number))
         shown_UK = draw_of_each(
@@ -169,27 +180,35 @@ def batches(
         yield _batch(examples, catalogue, chosen, number, drawn, hard_BK, negatives)
 
 
-def batch_size(examples: Examples, requests_per_batch: int) -> int:
+def batch_size(requests: int, requests_per_batch: int) -> int:
     """Requests in a batch: as many as wanted, or all there are. Raises: ValueError for none."""
-    if not examples.requests:
+    if not requests:
         raise ValueError("there are no requests to batch")
-    return min(requests_per_batch, examples.requests)
+    return min(requests_per_batch, requests)
 
 
-def steps_per_epoch(examples: Examples, requests_per_batch: int) -> int:
+def steps_per_epoch(requests: int, requests_per_batch: int) -> int:
     """Whole batches in an epoch."""
-    return examples.requests // batch_size(examples, requests_per_batch)
+    return requests // batch_size(requests, requests_per_batch)
 
 
 def chances(
-    examples: Examples, requests_per_batch: int, pool: int, negatives: Negatives
+    examples: Examples,
+    requests_per_batch: int,
+    pool: int,
+    negatives: Negatives,
+    *,
+    among: Requests | None = None,
 ) -> Chances:
-    """How likely each item is to be among the columns of these examples' batches."""
+    """How likely each item is to be among the columns of the batches of these requests."""
     pairs = np.unique(np.stack([examples.request_B, examples.item_B]), axis=1)
+    count = examples.requests
+    if among is not None:
+        pairs, count = pairs[:, np.isin(pairs[0], among)], len(among)
     return Chances(
         np.bincount(pairs[1], minlength=pool + 1),
-        requests=examples.requests,
-        requests_per_batch=batch_size(examples, requests_per_batch),
+        requests=count,
+        requests_per_batch=batch_size(count, requests_per_batch),
         pool=pool,
         negatives=negatives,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,16 @@ from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.schemas import ACTIONS
 from training import checkpoints, processes
-from training.data import Batch, Examples, Order, batch_size, batches, chances, steps_per_epoch
+from training.data import (
+    Batch,
+    Examples,
+    Order,
+    Requests,
+    batch_size,
+    batches,
+    chances,
+    steps_per_epoch,
+)
 from training.frequency import EstimatedChances, FrequencyConfig
 from training.losses import Mix, mixed, pairwise_hinge, sampled_softmax
 from training.mining import Mined
@@ -33,6 +42,28 @@ class Rewards:
     collect: float = 1.0
     cart: float = 2.0
     buy: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """What comes after the epochs: the latest lines once more, in small steps.
+
+    What people take changes with the season, and at a whole rate the weights end somewhere about
+    where they would settle.
+
+    Attributes:
+        days: of the training days, the last so many; None: all of them.
+    """
+
+    days: int | None = None
+    epochs: int = 1
+    optimiser: AdagradConfig = field(
+        default_factory=lambda: AdagradConfig(embedding_lr=0.02, dense_lr=0.003)
+    )
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or (self.days is not None and self.days < 1):
+            raise ValueError("days and epochs of a finish must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +84,7 @@ class LoopConfig:
         margin: of the hinge.
         precision: what towers and scores are computed in; weights, optimiser, log q and losses
             are fp32 in any case.
+        finish: what comes after the epochs, if anything.
         checkpoint_steps: steps between checkpoints.
     """
 
@@ -69,6 +101,7 @@ class LoopConfig:
     margin: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     optimiser: AdagradConfig = field(default_factory=AdagradConfig)
+    finish: Finish | None = None
     seed: int = 0
     checkpoint_steps: int = 100
 
@@ -109,32 +142,118 @@ def train(
     checkpoint: Path | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> list[float]:
-    """Train in place, from the checkpoint if there is one; the losses of all steps.
+    """Train in place, from the checkpoints if there are any; the losses of all steps.
 
     Resumed training goes on bit for bit as if it had not been interrupted. With several processes
-    (`training.processes`) each calls it with the same arguments; the first writes the checkpoint.
+    (`training.processes`) each calls it with the same arguments; the first writes the checkpoints.
+
+    Args:
+        checkpoint: where; that of the finish lies beside it.
 
     Raises: CheckFailed before the step whose loss is not finite; InputError if a batch has fewer
         requests than there are processes.
     """
-    if (requests := batch_size(examples, config.requests_per_batch)) < processes.count():
+    phases = _phases(examples, config)
+    requests = min(batch_size(each.requests, config.requests_per_batch) for each in phases)
+    if requests < processes.count():
         raise InputError(
             "a batch has fewer requests than there are processes",
             expected=f"at least {processes.count()}",
             found=str(requests),
             next_step="Start fewer processes, or raise requests_per_batch in the recipe.",
         )
-    torch.manual_seed(config.seed)
+    of = sum(each.steps for each in phases)
+    losses: list[float] = []
+    for each in phases:
+        losses += _train(
+            model,
+            examples,
+            catalogue,
+            each,
+            before=len(losses),
+            of=of,
+            checkpoint=checkpoint and checkpoint.with_stem(f"{checkpoint.stem}{each.suffix}"),
+            on_step=on_step,
+        )
+    model.eval()
+    return losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Phase:
+    """Epochs with an optimiser of their own.
+
+    Attributes:
+        among: the requests that are gone through; None: all. requests: how many.
+        suffix: of the checkpoint's name.
+    """
+
+    config: LoopConfig
+    epochs: range
+    among: Requests | None
+    requests: int
+    suffix: str
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps."""
+        return steps_per_epoch(self.requests, self.config.requests_per_batch)
+
+    @property
+    def steps(self) -> int:
+        """Of all its epochs."""
+        return len(self.epochs) * self.per_epoch
+
+
+def _phases(examples: Examples, config: LoopConfig) -> list[_Phase]:
+    first = _Phase(
+        config=config,
+        epochs=range(config.epochs),
+        among=None,
+        requests=examples.requests,
+        suffix="",
+    )
+    if not (finish := config.finish):
+        return [first]
+    among = None if finish.days is None else examples.latest(finish.days)
+    last = _Phase(
+        config=replace(config, optimiser=finish.optimiser),
+        epochs=range(config.epochs, config.epochs + finish.epochs),
+        among=among,
+        requests=examples.requests if among is None else len(among),
+        suffix="-finish",
+    )
+    return [first, last]
+
+
+def _train(
+    model: TwoTowers,
+    examples: Examples,
+    catalogue: Catalogue,
+    phase: _Phase,
+    *,
+    before: int,
+    of: int,
+    checkpoint: Path | None,
+    on_step: Callable[[Step], None] | None,
+) -> list[float]:
+    """One phase; its losses. A checkpoint is kept of its last step too: the next begins there.
+
+    Args:
+        before: steps of the phases before. of: steps of all.
+    """
+    config = phase.config
+    torch.manual_seed(config.seed + before)
     optimiser = config.optimiser.build(model)
-    objective = Objective(config, examples, catalogue)
+    objective = Objective(config, examples, catalogue, among=phase.among)
     kept = objective.kept
     losses = checkpoints.restore(checkpoint, model, optimiser, kept) if checkpoint else []
     if processes.rank():  # dropout's noise is each process's own
-        torch.manual_seed(config.seed + 1_000_003 * processes.rank() + len(losses))
-    per_epoch = steps_per_epoch(examples, config.requests_per_batch)
+        rank = processes.rank()
+        torch.manual_seed(config.seed + 1_000_003 * rank + before + len(losses))
     model.train()
-    for epoch in range(len(losses) // per_epoch, config.epochs):
-        first = len(losses) - epoch * per_epoch
+    for epoch in phase.epochs[len(losses) // phase.per_epoch :]:
+        first = len(losses) % phase.per_epoch
         if config.negatives.mines(epoch) and not first:
             objective.mined.mine(model, examples, catalogue, seed=(config.seed, epoch))
         for batch in batches(
@@ -147,8 +266,10 @@ def train(
             negatives=config.negatives,
             mined_LK=objective.mined.items_LK,
             order=config.order,
+            among=phase.among,
         ):
-            loss = objective.loss(model, batch, step=len(losses))
+            step = before + len(losses)
+            loss = objective.loss(model, batch, step=step)
             norm = descend(
                 model,
                 optimiser,
@@ -160,16 +281,16 @@ def train(
             if on_step:
                 on_step(
                     Step(
-                        step=len(losses),
-                        of=config.epochs * per_epoch,
+                        step=step + 1,
+                        of=of,
                         lines=len(batch.positive_B),
                         loss=losses[-1],
                         gradient_norm=norm,
                     )
                 )
-            if checkpoint and not processes.rank() and not len(losses) % config.checkpoint_steps:
+            due = len(losses) == phase.steps or not len(losses) % config.checkpoint_steps
+            if checkpoint and not processes.rank() and due:
                 checkpoints.write(checkpoint, model, optimiser, kept, losses)
-    model.eval()
     return losses
 
 
@@ -180,10 +301,18 @@ class Objective:
     memory's, K further negatives of a line, D width.
     """
 
-    def __init__(self, config: LoopConfig, examples: Examples, catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        config: LoopConfig,
+        examples: Examples,
+        catalogue: Catalogue,
+        *,
+        among: Requests | None = None,
+    ) -> None:
+        """Args: among: the requests that batches are of; None: all."""
         self._config = config
-        self._memory = Memory(config.negatives.memory)
-        self._chances = _chances(examples, catalogue, config)
+        self._memory = Memory(config.negatives.memory, after=config.negatives.memory_after)
+        self._chances = _chances(examples, catalogue, config, among)
         self.mined = Mined(examples.lines, config.negatives)
 
     @property
@@ -216,7 +345,7 @@ class Objective:
         item_MD = processes.together(own_MD.float())
         items_N, item_ND = batch.items.item_M[: batch.columns].numpy(), item_MD[: batch.columns]
         excluded_BN = batch.excluded_BP
-        remembered = config.negatives.remembered(step)
+        remembered = self._memory.used(step)
         if remembered:
             further, further_ND = self._memory.columns(besides=items_N)
             items_N, item_ND = np.concatenate([items_N, further]), torch.cat([item_ND, further_ND])
@@ -288,9 +417,9 @@ def _hard(user_BD: Tensor, item_MD: Tensor, hard_BK: Tensor) -> Tensor:
 
 
 def _chances(
-    examples: Examples, catalogue: Catalogue, config: LoopConfig
+    examples: Examples, catalogue: Catalogue, config: LoopConfig, among: Requests | None
 ) -> Chances | EstimatedChances:
     pool, negatives = len(catalogue), config.negatives
     if config.frequency:
         return EstimatedChances(config.frequency, pool=pool, negatives=negatives)
-    return chances(examples, config.requests_per_batch, pool, negatives)
+    return chances(examples, config.requests_per_batch, pool, negatives, among=among)

@@ -87,10 +87,6 @@ class Negatives:
         if self.mined_from < 0:
             raise ValueError("mined_from must not be negative")
 
-    def remembered(self, step: int) -> int:
-        """Batches whose items are columns of this step, counted from 0."""
-        return min(step, self.memory) if step >= self.memory_after else 0
-
     def mines(self, epoch: int) -> bool:
         """Whether the pool is searched at the start of this epoch."""
         return self.mined > 0 and epoch >= self.mined_from
@@ -184,9 +180,14 @@ def once_each(items_BK: Numbers) -> Numbers:
 class Memory:
     """Items that recent batches have taken, newest last, with their vectors of that time."""
 
-    def __init__(self, batches: int) -> None:
-        """Keep the last so many batches."""
+    def __init__(self, batches: int, *, after: int = 0) -> None:
+        """Keep the last so many batches. Args: after: the step, from 0, that first uses them."""
         self._held: deque[tuple[Numbers, Tensor]] = deque(maxlen=batches)
+        self._after = after
+
+    def used(self, step: int) -> int:
+        """How many batches' items are columns of this step."""
+        return len(self._held) if step >= self._after else 0
 
     def add(self, items: Numbers, vectors_PD: Tensor) -> None:
         """Remember what a batch has taken; no gradient flows back into it."""

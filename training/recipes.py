@@ -24,7 +24,7 @@ from pagoda.models.zam import ZamConfig
 from pagoda.text import Segmentation
 from pagoda.windows import WindowSpec
 from training.frequency import FrequencyConfig
-from training.loop import LoopConfig, Rewards
+from training.loop import Finish, LoopConfig, Rewards
 from training.negatives import Negatives
 from training.optimisers import AdagradConfig
 
@@ -79,9 +79,12 @@ def alpha_dnn() -> Recipe:
 
 
 def mgdspr_year() -> Recipe:
-    """MGDSPR on fifty weeks, two epochs, with items that no one near took as negatives too."""
+    """MGDSPR on fifty weeks, two epochs, with items that no one near took as negatives too.
+
+    The finish is the largest step of these on the validation week: docs/models, "Fifty weeks".
+    """
     base = demo()
-    loop = replace(base.loop, epochs=2, negatives=Negatives(uniform=2048))
+    loop = replace(base.loop, epochs=2, negatives=Negatives(uniform=1024), finish=Finish(days=84))
     return replace(base, name="mgdspr_year", train_days=350, loop=loop)
 
 

@@ -97,6 +97,43 @@ def test_an_epoch_takes_every_request_once_in_an_order_of_its_own(
     assert taken(0) != taken(1)
 
 
+def test_some_requests_are_gone_through_alone_and_each_once(
+    examples: Examples, catalogue: Catalogue
+) -> None:
+    among = np.array([1, 4, 5, 9, 20, 33, 40, 47])
+    found = batches(examples, catalogue, requests_per_batch=4, seed=0, epoch=0, among=among)
+    taken = [item for batch in found for item in batch.items.item_M[batch.positive_B].tolist()]
+    wanted = [
+        item
+        for request, item in zip(examples.request_B, examples.item_B.tolist(), strict=True)
+        if request in among
+    ]
+    assert sorted(taken) == sorted(wanted)
+
+
+def test_chances_among_some_requests_are_those_of_batches_of_them(
+    examples: Examples, catalogue: Catalogue
+) -> None:
+    """Of one batch that holds them all every item of theirs is sure, and no other possible."""
+    among = np.array([1, 4, 5, 9])
+    held = chances(examples, 4, pool=len(catalogue), negatives=IN_BATCH, among=among)
+    others = chances(examples, 48, pool=len(catalogue), negatives=IN_BATCH)
+    theirs = set(examples.item_B[np.isin(examples.request_B, among)].tolist())
+    every = np.array(sorted(set(examples.item_B.tolist())))
+    assert (others.log_q(every) > -1e-6).all()
+    some = np.array(sorted(theirs))
+    assert (held.log_q(some) > others.log_q(some) - 1e-6).all()
+    assert (held.log_q(np.setdiff1d(every, some)) < -5).all()
+
+
+@pytest.mark.parametrize("days", [1, 2, 3])
+def test_the_latest_requests_are_those_of_the_last_days(examples: Examples, days: int) -> None:
+    moments = examples.t_ms_U.tolist()
+    last = max(moment // DAY_MS for moment in moments)
+    expected = [at for at, moment in enumerate(moments) if moment // DAY_MS > last - days]
+    assert examples.latest(days).tolist() == expected
+
+
 def test_only_items_of_the_same_basket_are_false_negatives(
     examples: Examples, catalogue: Catalogue
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ from tests.training.conftest import MakeExamples
 from tests.training.small import EACH, MGDSPR, YOUTUBE_DNN, ZAM, temperature
 from training.data import Examples
 from training.frequency import FrequencyConfig
-from training.loop import LoopConfig, Rewards, Step, train
+from training.loop import Finish, LoopConfig, Rewards, Step, train
 from training.losses import Mix
 from training.negatives import Negatives
 from training.optimisers import AdagradConfig, clip_gradients
@@ -34,6 +35,7 @@ HARD = Negatives(impressed=2, mined=2, mined_first=3, mined_last=12)
 EVERYTHING = replace(
     SHORT, negatives=replace(HARD, uniform=10, memory=2, memory_after=1), mix=Mix(most=5)
 )
+FINISHED = replace(EVERYTHING, finish=Finish(days=1))
 STREAM = replace(EVERYTHING, order="stream", frequency=FrequencyConfig(slots=64), rewards=Rewards())
 
 
@@ -83,7 +85,11 @@ def test_the_same_seed_gives_the_same_losses_and_another_gives_others(
 
 
 @EACH
-@pytest.mark.parametrize("loop", [SHORT, EVERYTHING, STREAM], ids=["plain", "everything", "stream"])
+@pytest.mark.parametrize(
+    "loop",
+    [SHORT, EVERYTHING, FINISHED, STREAM],
+    ids=["plain", "everything", "finished", "stream"],
+)
 @pytest.mark.parametrize(("every", "stop_after"), [(4, 5), (3, 7)], ids=["epochs", "steps"])
 def test_resumed_training_equals_uninterrupted_bit_for_bit(
     config: Config,
@@ -128,6 +134,64 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(
     assert found == losses
     expected = weights(whole)
     assert all(torch.equal(each, expected[name]) for name, each in weights(resumed).items())
+
+
+@pytest.mark.parametrize(("stop_after", "goes_on_with"), [(8, 7), (9, 9), (11, 9), (12, 12)])
+def test_what_was_stopped_about_the_finish_goes_on_bit_for_bit(
+    stop_after: int,
+    goes_on_with: int,
+    sizes: Sizes,
+    examples: Examples,
+    catalogue: Catalogue,
+    tmp_path: Path,
+) -> None:
+    """Eight steps and four of the finish; kept after three, six, eight, and three of the finish."""
+    loop = replace(EVERYTHING, finish=Finish())
+    whole, resumed = built(MGDSPR, sizes), built(MGDSPR, sizes)
+    losses = train(whole, examples, catalogue, loop)
+    assert len(losses) == 12
+    steps: list[int] = []
+    fit = partial(train, checkpoint=tmp_path / "checkpoint.safetensors")
+
+    def interrupt(step: Step) -> None:
+        assert step.of == 12
+        if step.step == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(built(MGDSPR, sizes), examples, catalogue, loop, on_step=interrupt)
+    found = fit(resumed, examples, catalogue, loop, on_step=lambda step: steps.append(step.step))
+    assert steps == list(range(goes_on_with, 13))
+    assert found == losses
+    expected = weights(whole)
+    assert all(torch.equal(each, expected[name]) for name, each in weights(resumed).items())
+
+
+def test_a_finish_goes_through_the_latest_requests_alone_at_its_own_rates(
+    sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    """A rate of zero changes nothing; one of embeddings alone only rows that the last day has."""
+    plain, still, moved = (built(MGDSPR, sizes) for _ in range(3))
+    train(plain, examples, catalogue, SHORT)
+    at_rest = AdagradConfig(embedding_lr=0.0, dense_lr=0.0)
+    train(still, examples, catalogue, replace(SHORT, finish=Finish(optimiser=at_rest)))
+    before = weights(plain)
+    assert all(torch.equal(each, before[name]) for name, each in weights(still).items())
+    alone = Finish(days=1, optimiser=AdagradConfig(dense_lr=0.0))
+    losses = train(moved, examples, catalogue, replace(SHORT, finish=alone))
+    last = examples.latest(1)
+    assert 0 < len(last) < examples.requests
+    assert len(losses) == 2 * (examples.requests // 12) + len(last) // 12
+    known = {"item_tower.tables.item.weight"}
+    changed = {name for name, each in weights(moved).items() if not torch.equal(each, before[name])}
+    assert known <= changed
+    item_N = (moved.state_dict()[min(known)] != before[min(known)]).any(1)
+    _, lines = examples.lines_of(last)
+    seen = examples.behaviour.take(last)
+    read = {0, *examples.item_B[lines].tolist()}
+    for rows in (seen.real_time, seen.short_term, *seen.long_term.values()):
+        read |= set(rows.values.tolist())
+    assert set(torch.nonzero(item_N).flatten().tolist()) <= read
 
 
 @EACH

@@ -228,8 +228,11 @@ def test_memory_holds_the_newest_vector_of_each_item_and_none_of_the_batchs() ->
 
 
 def test_memory_is_used_when_it_may_be() -> None:
-    negatives = Negatives(memory=3, memory_after=2)
-    assert [negatives.remembered(step) for step in range(6)] == [0, 0, 2, 3, 3, 3]
+    memory, used = Memory(3, after=2), []
+    for step in range(6):
+        used.append(memory.used(step))
+        memory.add(np.array([step]), torch.zeros(1, 2))
+    assert used == [0, 0, 2, 3, 3, 3]
     with pytest.raises(ValueError, match="need the batch or items drawn"):
         Negatives(batch=False)
     with pytest.raises(ValueError, match="memory goes on from the batch"):
