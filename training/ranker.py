@@ -96,7 +96,8 @@ def train(
     losses = []
     model.train()
     for epoch, start in watched([(epoch, at) for epoch in range(config.epochs) for at in starts]):
-        order = np.random.default_rng([config.seed, epoch]).permutation(examples.lines)
+        if not start:
+            order = np.random.default_rng([config.seed, epoch]).permutation(examples.lines)
         line_P, item_P, taken_P = drawn_pairs(
             examples,
             order[start : start + config.lines_per_batch],
