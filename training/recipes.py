@@ -67,24 +67,32 @@ class Recipe:
 
 
 def demo() -> Recipe:
-    """MGDSPR on twelve weeks, one epoch: a few minutes on two cores."""
-    return Recipe(name="demo", model=MgdsprConfig(), service=SEQUENCES_V1.name, train_days=84)
+    """MGDSPR on twelve weeks, one epoch and a finish: a few minutes on two cores."""
+    return Recipe(
+        name="demo",
+        model=MgdsprConfig(),
+        service=SEQUENCES_V1.name,
+        train_days=84,
+        # What drawn items and the finish add: docs/models, "Choices".
+        loop=LoopConfig(negatives=Negatives(uniform=1024), finish=Finish(days=28)),
+    )
 
 
 def alpha_dnn() -> Recipe:
-    """The paper's baseline on the same weeks."""
+    """The paper's baseline on the same weeks, trained alike."""
     return Recipe(
-        name="alpha_dnn", model=AlphaDnnConfig(), service=SEQUENCES_STATS_V1.name, train_days=84
+        name="alpha_dnn",
+        model=AlphaDnnConfig(),
+        service=SEQUENCES_STATS_V1.name,
+        train_days=84,
+        loop=demo().loop,
     )
 
 
 def mgdspr_year() -> Recipe:
-    """MGDSPR on fifty weeks, two epochs, with items that no one near took as negatives too.
-
-    The finish is the largest step of these on the validation week: docs/models, "Fifty weeks".
-    """
+    """MGDSPR on fifty weeks, two epochs and the last twelve weeks once more."""
     base = demo()
-    loop = replace(base.loop, epochs=2, negatives=Negatives(uniform=1024), finish=Finish(days=84))
+    loop = replace(base.loop, epochs=2, finish=Finish(days=84))
     return replace(base, name="mgdspr_year", train_days=350, loop=loop)
 
 
@@ -95,6 +103,7 @@ def mgdspr_repeats() -> Recipe:
         model=MgdsprRepeatsConfig(),
         service=SEQUENCES_OWNED_V1.name,
         train_days=84,
+        loop=demo().loop,
     )
 
 
