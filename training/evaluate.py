@@ -16,7 +16,7 @@ from pagoda.errors import InputError
 from pagoda.metric_table import DISPLAYED, first_rows, table
 from pagoda.relevance import Judge, Record
 from pagoda.settings import Settings
-from training import curve, graded, judging, p_good, relevance, splits
+from training import curve, graded, judging, p_good, relevance, same_category, splits
 from training import funnel as funnels
 from training.bundle_rows import bundle_of, dataset_of, examples_of
 from training.funnel import Funnel
@@ -40,7 +40,12 @@ _GRADED = (
     tuple(f"p_good_condensed@{k}" for k in KS),
     ("coverage",),
 )
-_APART = (graded.ROWS, funnels.ROWS, p_good.ROWS)  # shown in tables of their own
+_APART = (
+    same_category.ROWS,
+    graded.ROWS,
+    funnels.ROWS,
+    p_good.ROWS,
+)  # shown in tables of their own
 
 app = typer.Typer(help="Judge a bundle beside the baselines.")
 
@@ -127,9 +132,9 @@ def _tell(bundle: Bundle, found: list[Metric], *, every_set: bool, everything: b
     if by_people := apart[graded.ROWS]:
         for names in _GRADED if everything else (_FIRST_GRADED,):
             emit_table(table(by_people, names), title=title)
-    for of_drawn in (apart[funnels.ROWS], apart[p_good.ROWS]):
-        if of_drawn:
-            emit_table(table(of_drawn, list(of_drawn[0].values)), title=title)
+    for rows in (same_category.ROWS, funnels.ROWS, p_good.ROWS):
+        if of_rows := apart[rows]:
+            emit_table(table(of_rows, list(of_rows[0].values)), title=title)
 
 
 def _funnel(settings: Settings, bundle: Bundle, ranked: int | None) -> Funnel:

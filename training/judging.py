@@ -16,7 +16,7 @@ from pagoda.errors import InputError
 from pagoda.metric_table import DISPLAYED
 from pagoda.models.base import TwoTowers
 from pagoda.relevance import Judge
-from training import baselines, displayed, held_out, p_good, scores
+from training import baselines, displayed, held_out, p_good, same_category, scores
 from training import funnel as funnels
 from training.channels import Channels
 from training.funnel import Funnel
@@ -26,6 +26,7 @@ from training.labels import Labels
 from training.lines import Week
 from training.metrics import Gains, Ranks, gains
 from training.row_sets import row_sets
+from training.same_category import SameCategory
 from training.scores import Columns, TargetRanks
 from training.trial import Trial
 
@@ -43,7 +44,7 @@ def judge(
     funnel: Funnel | None = None,
     by_model: Judge | None = None,
 ) -> list[Metric]:
-    """The towers under `name`, then every baseline.
+    """The towers under `name`, then every baseline; of queries also whether the towers read them.
 
     Of users who have a line each also the ranks among what they have not had; with labels or a
     relevance model also which share of every method's first candidates is good; with a funnel also
@@ -57,14 +58,19 @@ def judge(
     if trial.displayed is not None:
         return _judge_displayed(trial, model, item_vectors, week=week, name=name)
     own = TargetRanks(trial.targets)
+    category = SameCategory(trial) if any(trial.examples.queries) else None
     unseen = held_out.reader(trial) if trial.starts_ms is None else None
     judged = JudgedPairs(trial, labels) if labels is not None else None
     channels = Channels(trial, name=name) if funnel or by_model else None
-    readers = [each for each in (own, unseen, judged, channels) if each is not None]
+    readers = [each for each in (own, category, unseen, judged, channels) if each is not None]
     scores.read(scores.by_towers(trial, model, item_vectors), readers)
 
     lines = np.arange(trial.examples.lines)
     found = metrics(week, {name: own.rank_B, **by_baselines(trial, lines, trial.targets)}, trial)
+    if category is not None and category.known_B.any():
+        users = trial.users[category.known_B]
+        gained = {name: category.gains()}
+        found += _told(gained, users, week=week, rows=same_category.ROWS).values()
     if unseen is not None:
         everyone = np.ones(len(lines), bool)
         for rows, of_method in held_out.ranks(trial, name, unseen).items():

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from click.testing import Result
@@ -30,7 +31,7 @@ from tests.oracles import metrics as oracle
 from tests.training import toy
 from tests.training.small import MGDSPR, built
 from tests.training.test_bst import SMALL as BST
-from training import evaluate, judging, scores
+from training import evaluate, judging, same_category, scores
 from training.channels import Channels
 from training.data import Examples
 from training.funnel import Funnel
@@ -40,6 +41,7 @@ from training.judging import judge
 from training.labels import Labels
 from training.metrics import MISSED
 from training.row_sets import row_sets
+from training.same_category import SameCategory
 from training.scores import TargetRanks
 from training.trial import Trial
 from training.vectors import encode_items
@@ -149,7 +151,35 @@ def test_planted_future_events_move_no_metric(
     assert {each.method for each in judged[0]} == {
         "toy", "most popular", "bm25", "popular among matching", "repeat first",
     }  # fmt: skip
-    assert {each.rows for each in judged[0]} == set(row_sets(trial))
+    assert {each.rows for each in judged[0]} == {*row_sets(trial), same_category.ROWS}
+
+
+@pytest.mark.parametrize("without", [0, 7], ids=["all known", "some without"])
+def test_the_share_in_the_taken_items_category_is_what_counting_gives(
+    trial: Trial, catalogue: Catalogue, without: int
+) -> None:
+    """Scores are drawn; `without` candidates have no category."""
+    categories = catalogue.table["category"].to_pylist()
+    categories[: 3 * without : 3] = [None] * without
+    at = catalogue.table.schema.get_field_index("category")
+    table = catalogue.table.set_column(at, "category", pa.array(categories, pa.string()))
+    trial = replace(trial, catalogue=replace(catalogue, table=table))
+    lines, dice = trial.examples.lines, np.random.default_rng(0)
+    score_BN = dice.random((lines, len(trial.candidates)), np.float32)
+    reader = SameCategory(trial, ks=(3, 500))
+    for some in np.array_split(dice.permutation(lines), 4):
+        reader.read(some, score_BN[some])
+    expected: list[list[float]] = []
+    for line, of_line in enumerate(score_BN.tolist()):
+        taken = categories[trial.examples.item_B[line] - 1]
+        if taken is None:
+            continue
+        ranked = [categories[trial.candidates[column] - 1] for column in oracle.ranking(of_line)]
+        expected.append([ranked[:3].count(taken) / 3, ranked.count(taken) / len(ranked)])
+    found = reader.gains()
+    assert list(found) == ["category@3", "category@500"]
+    assert int(reader.known_B.sum()) == len(expected) <= lines
+    np.testing.assert_allclose(np.stack(list(found.values()), 1), expected)
 
 
 def test_intervals_are_of_whole_users(trial: Trial) -> None:
