@@ -66,7 +66,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "API_AUTH__JWT_SECRET": hashlib.sha512(
             secret(settings.home, "airflow-jwt").encode()
         ).hexdigest(),
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        # Seconds to wait for a write of another component: of SQLite's five a busy machine takes more.
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
         "LOGGING__BASE_LOG_FOLDER": settings.logs / "airflow",
         "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": settings.logs / "airflow" / "parsed",
         # Reading the DAG files takes seconds of CPU.
