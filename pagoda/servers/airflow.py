@@ -66,7 +66,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "API_AUTH__JWT_SECRET": hashlib.sha512(
             secret(settings.home, "airflow-jwt").encode()
         ).hexdigest(),
-        # Seconds to wait for a write of another component: of SQLite's five a busy machine takes more.
+        # Seconds to wait for another component's write; a busy machine takes more than SQLite's 5.
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
         "LOGGING__BASE_LOG_FOLDER": settings.logs / "airflow",
         "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": settings.logs / "airflow" / "parsed",
