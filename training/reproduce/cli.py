@@ -95,10 +95,8 @@ def planned(folder: Path, parts: tuple[Part, ...], seeds: int) -> list[dict[str,
     rows = []
     for part in parts:
         of_part = tasks.tasks_of(folder / "runs", [part], seeds)
-        runs, left = (
-            sum(len(each.runs) for each in of_part),
-            sum(len(each.missing) for each in of_part),
-        )
+        runs = sum(len(each.runs) for each in of_part)
+        left = sum(len(each.missing) for each in of_part)
         rows.append(
             {
                 "part": part.name,

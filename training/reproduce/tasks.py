@@ -71,7 +71,7 @@ def tasks_of(folder: Path, parts: Sequence[Part], seeds: int) -> list[Task]:
 
 def _seconds(part: Part, runs: Sequence[Run]) -> float:
     """What the missing runs take: each the mean of those that are done, or a guess."""
-    done = record.read_runs(each.path for each in runs if each.done)
+    done = record.read_runs(each.path for each in runs)
     left = [each for each in runs if not each.done]
     if done:
         return len(left) * sum(sum(each.seconds.values()) for each in done) / len(done)
@@ -80,10 +80,13 @@ def _seconds(part: Part, runs: Sequence[Run]) -> float:
     return lines * epochs * _S_PER_LINE + len(left) * judged * _S_PER_JUDGED_LINE
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def at_once() -> int:
     """How many tasks this machine has room for: a core for each, and memory."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(cores, int(psutil.virtual_memory().total / 1e9 / _TASK_GB)))
+    return max(1, min(_cores(), int(psutil.virtual_memory().total / 1e9 / _TASK_GB)))
 
 
 def run(
@@ -101,7 +104,7 @@ def run(
         homes: of the parts' data sets, by the part's name. folder: below which runs and logs lie.
         processes: how many at a time.
     """
-    told = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes))}
+    told = {"OMP_NUM_THREADS": str(max(1, _cores() // processes))}
     jobs = []
     for task in sorted(tasks, key=lambda task: task.seconds, reverse=True):
         command = [sys.executable, "-m", "training.reproduce.runs", task.part.name]
