@@ -12,7 +12,7 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from pagoda.text import Texts
 
 Numbers = npt.NDArray[np.integer]
 MAX_LINES_PER_BLOCK = 8
+_SHORT = 8  # rows up to here are padded to each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,32 @@ class Padded:
             at_UT=torch.cat([self.at_UT, other.at_UT], 1),
             mask_UT=torch.cat([self.mask_UT, other.mask_UT], 1),
         )
+
+    def newest(self, most: int) -> Padded:
+        """The last of each row, at most so many, in their order; padded right wherever it was."""
+        back_UT = self.mask_UT.flip(1).cumsum(1).flip(1)
+        kept_UT = self.mask_UT & (back_UT <= most)
+        order_UT = (~kept_UT).byte().argsort(dim=1, stable=True)[:, :most]
+        return Padded(at_UT=self.at_UT.gather(1, order_UT), mask_UT=kept_UT.gather(1, order_UT))
+
+    def by_length(self) -> Iterator[tuple[Tensor, Padded]]:
+        """The rows that are not empty, grouped by about how long: row numbers [G], and the rows.
+
+        Beside one long row most of what short ones cost would be padding. Groups reach from one
+        power of two to the next.
+        """
+        length_U = self.mask_UT.sum(1)
+        group_U = (length_U.clamp(min=_SHORT) - 1).log2().floor().masked_fill(length_U == 0, -1)
+        for group in torch.unique(group_U).tolist():
+            if group >= 0:
+                row_G = (group_U == group).nonzero().squeeze(1)
+                longest = int(length_U[row_G].max())
+                yield (
+                    row_G,
+                    Padded(
+                        at_UT=self.at_UT[row_G, :longest], mask_UT=self.mask_UT[row_G, :longest]
+                    ),
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

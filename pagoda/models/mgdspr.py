@@ -12,7 +12,7 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +35,6 @@ from pagoda.models.parts import (
 from pagoda.models.tables import ItemTower, Sizes, Tables
 
 QUERY_ROWS = ("gram_1", "gram_2", "seg", "seg_seq", "his_seq", "mix")
-_SHORT = 8  # sequences up to here are padded to each other
 _LONG_TERM_ATTRIBUTES = ("shop", "leaf", "brand")
 
 
@@ -160,16 +159,14 @@ class Mgdspr(TwoTowers):
     ) -> Tensor:
         """`softmax(Q · [0; X']^T) [0; X']`, [C, E, D]; zero, and no work, without events (1.3)."""
         h_CED = torch.zeros_like(q_mgs_CED)
-        for request_G, longest in _by_length(sequence.mask_UT):
-            at_GT = sequence.at_UT[request_G, :longest]
-            mask_GT = sequence.mask_UT[request_G, :longest]
-            x_GTD = self.item_dropout(functional.embedding(at_GT, e_MD))
-            encoded_GTD = encoder(x_GTD, mask_GT)
+        for request_G, some in sequence.by_length():
+            x_GTD = self.item_dropout(functional.embedding(some.at_UT, e_MD))
+            encoded_GTD = encoder(x_GTD, some.mask_UT)
             block_F, place_F = (blocks.request_C.unsqueeze(1) == request_G).nonzero(as_tuple=True)
             h_FED = attend(
                 q_mgs_CED.index_select(0, block_F),
                 encoded_GTD.index_select(0, place_F),
-                mask_GT.index_select(0, place_F),
+                some.mask_UT.index_select(0, place_F),
                 zero_vector=self.config.zero_vector,
             )
             h_CED = h_CED.index_copy(0, block_F, h_FED)
@@ -291,20 +288,6 @@ class MeanFusion(nn.Module):
         """[B, D]."""
         out: Tensor = self.linear(tokens_BTD.mean(1))
         return out
-
-
-def _by_length(mask_UT: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Requests with events, grouped by about how many, and the most of each group.
-
-    Beside one long sequence most of what short ones cost would be padding. Groups reach from one
-    power of two to the next.
-    """
-    length_U = mask_UT.sum(1)
-    group_U = (length_U.clamp(min=_SHORT) - 1).log2().floor().masked_fill(length_U == 0, -1)
-    for group in torch.unique(group_U).tolist():
-        if group >= 0:
-            request_G = (group_U == group).nonzero().squeeze(1)
-            yield request_G, int(length_U[request_G].max())
 
 
 def _means(values_M: Tensor, bags: Bags) -> Tensor:

@@ -61,11 +61,16 @@ def attend(
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with an output projection; no FFN, residual or causal mask."""
+    """Multi-head self-attention with an output projection; no FFN or residual.
 
-    def __init__(self, width: int, heads: int, *, scaled: bool) -> None:
+    Args:
+        causal: a position sees itself and what stands before it; padding must stand on the right.
+    """
+
+    def __init__(self, width: int, heads: int, *, scaled: bool, causal: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.causal = causal
         self.scale = (width // heads) ** -0.5 if scaled else 1.0
         self.query_key_value = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -76,13 +81,17 @@ class SelfAttention(nn.Module):
         q_BHTK, k_BHTK, v_BHTK = (
             self.query_key_value(x_BTD).view(B, T, 3, self.heads, D // self.heads)
         ).permute(2, 0, 3, 1, 4)
-        never = torch.finfo(q_BHTK.dtype).min
-        bias_BT = torch.zeros_like(mask_BT, dtype=q_BHTK.dtype).masked_fill(~mask_BT, never)
+        bias_B11T = None if self.causal else _bias(mask_BT, q_BHTK.dtype)[:, None, None, :]
         mixed_BHTK = functional.scaled_dot_product_attention(
-            q_BHTK, k_BHTK, v_BHTK, attn_mask=bias_BT[:, None, None, :], scale=self.scale
+            q_BHTK, k_BHTK, v_BHTK, attn_mask=bias_B11T, is_causal=self.causal, scale=self.scale
         )
         out: Tensor = self.out(mixed_BHTK.transpose(1, 2).reshape(B, T, D))
         return out
+
+
+def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: 0, and the least number there is where nothing is."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 class TransformerLayer(nn.Module):

@@ -16,6 +16,7 @@ from pagoda.models.base import TwoTowers
 from pagoda.models.dssm import DssmConfig
 from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.models.mgdspr_repeats import MgdsprRepeatsConfig
+from pagoda.models.sasrec import SasrecConfig
 from pagoda.models.tables import Sizes
 from pagoda.models.youtube_dnn import YoutubeDnnConfig
 from pagoda.models.youtube_two_tower import YoutubeTwoTowerConfig
@@ -29,6 +30,7 @@ Config = (
     | YoutubeDnnConfig
     | DssmConfig
     | ZamConfig
+    | SasrecConfig
 )
 KINDS: dict[str, type[Config]] = {
     "mgdspr": MgdsprConfig,
@@ -38,6 +40,7 @@ KINDS: dict[str, type[Config]] = {
     "youtube_dnn": YoutubeDnnConfig,
     "dssm": DssmConfig,
     "zam": ZamConfig,
+    "sasrec": SasrecConfig,
 }
 _Model = TypeVar("_Model", bound=nn.Module)
 

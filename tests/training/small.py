@@ -14,6 +14,7 @@ from pagoda.models.dssm import DssmConfig
 from pagoda.models.inputs import UserBatch, user_batch
 from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.models.mgdspr_repeats import MgdsprRepeatsConfig
+from pagoda.models.sasrec import SasrecConfig
 from pagoda.models.tables import Sizes
 from pagoda.models.towers import Config
 from pagoda.models.youtube_dnn import YoutubeDnnConfig
@@ -32,6 +33,7 @@ YOUTUBE_TWO_TOWER = YoutubeTwoTowerConfig(
 YOUTUBE_DNN = YoutubeDnnConfig(width=16, attribute_width=8, hidden=(24,))
 DSSM = DssmConfig(width=16, hidden=(24,))
 ZAM = ZamConfig(width=16)
+SASREC = SasrecConfig(width=16, attribute_width=8, dropout=0.0)
 
 SMALL: dict[str, Config] = {
     "mgdspr": MGDSPR,
@@ -41,6 +43,7 @@ SMALL: dict[str, Config] = {
     "youtube_dnn": YOUTUBE_DNN,
     "dssm": DSSM,
     "zam": ZAM,
+    "sasrec": SASREC,
 }
 EACH = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 

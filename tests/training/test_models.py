@@ -25,6 +25,7 @@ from tests.training.small import (
     EACH,
     MGDSPR,
     MGDSPR_REPEATS,
+    SASREC,
     YOUTUBE_DNN,
     YOUTUBE_TWO_TOWER,
     ZAM,
@@ -155,6 +156,8 @@ SWITCHES: list[tuple[Config, dict[str, object]]] = [
     (DSSM, {"history": True}),
     (ZAM, {"zero": False}),
     (ZAM, {"recent": False}),
+    (SASREC, {"causal": False}),
+    (SASREC, {"item_side": True}),
 ]
 
 
