@@ -101,7 +101,8 @@ def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
         raise InputError(
             "the model reads queries, and this data set has none",
             where=f"recipe {recipe.name}",
-            next_step='Train `next_item`, or a recipe whose model has query="last_item".',
+            next_step="Train `sasrec` or `next_item`, or another recipe whose model has "
+            'query="last_item".',
         )
     if problems := recipe.windows.beyond(features.CANDIDATES):
         raise InputError(

@@ -16,6 +16,7 @@ from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.dssm import DssmConfig
 from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.models.mgdspr_repeats import MgdsprRepeatsConfig
+from pagoda.models.sasrec import SasrecConfig
 from pagoda.models.tables import Schemes
 from pagoda.models.towers import Config
 from pagoda.models.youtube_dnn import YoutubeDnnConfig
@@ -203,6 +204,28 @@ def next_item() -> Recipe:
     )
 
 
+def sasrec() -> Recipe:
+    """SASRec: what a user's clicks say, the last of which asks; no query is read.
+
+    Choices on the validation lines of Amazon's video games: docs/models, "Each user's last item".
+    """
+    return Recipe(
+        name="sasrec",
+        model=SasrecConfig(),
+        service=SEQUENCES_V1.name,
+        train_days=84,
+        # The newest 50 of all are looked at, and today's may be none of them.
+        windows=WindowSpec(real_time=50, short_term=50, long_term=50, queries=0),
+        loop=LoopConfig(
+            epochs=10,
+            requests_per_batch=512,  # a request is one line here, not a basket
+            negatives=Negatives(uniform=1024),
+            temperature=1.0,
+            optimiser=AdagradConfig(embedding_lr=0.05),
+        ),
+    )
+
+
 def jdsearch() -> Recipe:
     """MGDSPR on a year of JDsearch: terms are numbers, so their letters say nothing."""
     return Recipe(
@@ -241,6 +264,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         dssm,
         zam,
         next_item,
+        sasrec,
         jdsearch,
         smoke,
     )
@@ -256,3 +280,8 @@ def recipe(name: str) -> Recipe:
             next_step="See docs/models.",
         )
     return RECIPES[name]()
+
+
+def seeded(recipe: Recipe, seed: int) -> Recipe:
+    """The same with other weights to begin with, another order of batches, other draws."""
+    return replace(recipe, loop=replace(recipe.loop, seed=seed))

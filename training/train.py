@@ -51,7 +51,7 @@ from training import judging, loop, parents, processes, rows, splits
 from training.data import Examples, prepare
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
-from training.recipes import RECIPES, recipe
+from training.recipes import RECIPES, recipe, seeded
 from training.trial import Trial
 from training.vectors import encode_items
 
@@ -301,6 +301,12 @@ def train(
             "live: from the one that serves.",
         ),
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Other first weights, batches and draws than the recipe's own seed gives."
+        ),
+    ] = None,
     show_plan: Annotated[
         bool, typer.Option("--plan", help="Only show the days whose features are needed.")
     ] = False,
@@ -309,7 +315,8 @@ def train(
     """Train a recipe and write a bundle."""
     settings = settings_module.load()
     dataset = datasets.load(settings)
-    chosen = plan(recipe(name), dataset, week_of(week))
+    asked = recipe(name)
+    chosen = plan(asked if seed is None else seeded(asked, seed), dataset, week_of(week))
     if parent is not None:
         started_from = Bundle.load(registry.require(settings, _live(settings, parent)))
         chosen = parents.going_on(chosen, dataset, started_from)

@@ -57,7 +57,7 @@ def _tables(staged: Mapping[str, Staged]) -> list[str]:
     if "searches" not in staged:
         notes.append(
             "no searches: a row to train on is an event and what its user did before it, for "
-            "recipes without queries (next_item)"
+            "recipes without queries (sasrec, next_item)"
         )
     elif "search_id" not in events.columns():
         notes.append("no event names its search: map search_id to train search")

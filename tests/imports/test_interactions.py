@@ -185,7 +185,7 @@ def test_without_times_the_order_of_lines_is_the_order_of_events(
         "files say; windows go by count, and nobody counts as a robot",
         "no catalogue: the 2 items are those of the events, titles are made up: their ids",
         "no searches: a row to train on is an event and what its user did before it, for recipes "
-        "without queries (next_item)",
+        "without queries (sasrec, next_item)",
     ]
 
 

@@ -18,6 +18,8 @@ from pagoda.bundle import Bundle, Metric
 from pagoda.errors import InputError
 from pagoda.ids import key_of
 from pagoda.models.mgdspr import MgdsprConfig
+from pagoda.models.sasrec import SasrecConfig
+from pagoda.models.towers import Config
 from pagoda.schemas import EVENTS, ROBOTS
 from pagoda.settings import Settings
 from tests.conftest import Home
@@ -27,7 +29,7 @@ from training.inputs import Plan, plan
 from training.lines import Span, judged_span, lines
 from training.loop import LoopConfig
 from training.recipes import recipe
-from training.splits import PARTS, Part, lines_of
+from training.splits import PARTS, lines_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -48,15 +50,17 @@ def walks(home: Home) -> Settings:
     return made
 
 
-def small(settings: Settings, week: Part = "test") -> Plan:
+MGDSPR = MgdsprConfig(width=16, attribute_width=8, heads=2, query="last_item")
+
+
+def small(settings: Settings, model: Config = MGDSPR) -> Plan:
     chosen = replace(
         recipe("next_item"),
         name="tiny",
-        model=MgdsprConfig(width=16, attribute_width=8, heads=2, query="last_item"),
+        model=model,
         loop=LoopConfig(requests_per_batch=64, epochs=6),
     )
-    assert week != "train"
-    return plan(chosen, datasets.load(settings), week)
+    return plan(chosen, datasets.load(settings), "test")
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +105,7 @@ def test_lines_are_events_that_count_and_lie_in_the_days(walks: Settings) -> Non
 def test_a_recipe_that_reads_queries_is_refused_where_there_are_none(walks: Settings) -> None:
     with pytest.raises(InputError, match="recipe demo: the model reads queries") as refused:
         plan(recipe("demo"), datasets.load(walks), "test")
-    assert "Train `next_item`" in str(refused.value)
+    assert "Train `sasrec` or `next_item`" in str(refused.value)
     plan(recipe("alpha_dnn"), datasets.load(walks), "test")  # a query is a part of what it reads
 
 
@@ -122,6 +126,19 @@ def test_all_but_the_last_two_lines_are_trained_on(trained: Path) -> None:
 
 @pytest.mark.spark
 def test_the_towers_learn_what_follows_and_popularity_cannot(trained: Path) -> None:
+    learns_what_follows(trained)
+
+
+@pytest.mark.spark
+def test_sasrec_learns_it_too(walks: Settings, trained: Path, spark: SparkSession) -> None:
+    path, _ = training.train_recipe(
+        walks, small(walks, SasrecConfig(width=16, dropout=0.2)), session=spark
+    )
+    assert path != trained
+    learns_what_follows(path)
+
+
+def learns_what_follows(trained: Path) -> None:
     found = by_method(Bundle.load(trained).manifest.metrics)
     sets = {"all", "non-repeats", "among unseen", "among 100 unseen"}
     assert {(method, rows) for method in ("tiny", "most popular") for rows in sets} <= set(found)

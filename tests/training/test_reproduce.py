@@ -27,6 +27,7 @@ from tests.conftest import Home
 from tests.training import shop as shops
 from training.intervals import intervals
 from training.lines import Span
+from training.recipes import seeded
 from training.reproduce import homes, record
 from training.reproduce.findings import CLAIMS, Found, Value, verdict
 from training.reproduce.ground import drawn, latest, truth
@@ -40,7 +41,6 @@ from training.reproduce.variants import (
     TAUS,
     VARIANTS,
     fingerprint,
-    seeded,
 )
 
 # Variants ------------------------------------------------------------------------------------

@@ -31,14 +31,14 @@ from pagoda.models.base import TwoTowers
 from pagoda.models.mgdspr import Mgdspr
 from training import loop, negatives, scores
 from training.metrics import ranks_of
-from training.recipes import Recipe
+from training.recipes import Recipe, seeded
 from training.reproduce import ground as grounds
 from training.reproduce import plan, record
 from training.reproduce.attention import zero_weights
 from training.reproduce.ground import KS, Ground, listed
 from training.reproduce.plan import Part
 from training.reproduce.record import RunRecord, ZeroShare
-from training.reproduce.variants import BASE, HINGE, SOFTMAX, seeded
+from training.reproduce.variants import BASE, HINGE, SOFTMAX
 from training.scores import Columns
 from training.vectors import encode_items, encode_lines
 

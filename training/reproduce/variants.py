@@ -122,11 +122,6 @@ YEAR: Mapping[str, Recipe] = {
 _RECIPE = TypeAdapter(Recipe)
 
 
-def seeded(recipe: Recipe, seed: int) -> Recipe:
-    """Another order of batches, other weights to begin with."""
-    return changed(recipe, loop={"seed": seed})
-
-
 def shrunk(recipe: Recipe) -> Recipe:
     """The same at a width that a minute affords: shows that everything runs, nothing else."""
     narrow: dict[str, Any] = {"width": 16, "attribute_width": 8}
