@@ -55,7 +55,7 @@ class Ragged:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Length of each row, [N]."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -65,11 +65,13 @@ class Ragged:
 
     def take(self, rows: Ints) -> Ragged:
         """The rows of these numbers, in this order, repeats allowed."""
-        starts, lengths = self.offsets[rows], self.lengths[rows]
+        # Only what is taken is looked at: batches are small parts of very many rows.
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
         taken = Ragged.from_lengths(np.empty(0, self.values.dtype), lengths)
-        total = int(taken.offsets[-1])
-        within = np.arange(total) - np.repeat(taken.offsets[:-1], lengths)
-        return Ragged(self.values[np.repeat(starts, lengths) + within], taken.offsets)
+        at = np.repeat(starts - taken.offsets[:-1], lengths)
+        at += np.arange(len(at))
+        return Ragged(self.values[at], taken.offsets)
 
     def padded(self, *, at_least: int = 1) -> tuple[Ints, Mask]:
         """Rows filled with 0 on the right to the longest: values [N, T] and mask [N, T]."""
