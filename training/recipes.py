@@ -211,13 +211,14 @@ def sasrec() -> Recipe:
     """
     return Recipe(
         name="sasrec",
-        model=SasrecConfig(),
+        # After four epochs NDCG@10 among 100 is .539 so, and .529 causal.
+        model=SasrecConfig(causal=False),
         service=SEQUENCES_V1.name,
         train_days=84,
         # The newest 50 of all are looked at, and today's may be none of them.
         windows=WindowSpec(real_time=50, short_term=50, long_term=50, queries=0),
         loop=LoopConfig(
-            epochs=10,
+            epochs=14,
             requests_per_batch=512,  # a request is one line here, not a basket
             negatives=Negatives(uniform=1024),
             temperature=1.0,
