@@ -47,7 +47,8 @@ def main(folder: Path, loss: str, *, width: int, batch: int) -> None:
             "loss_type": loss,
             "train_neg_sample_args": _ONE_EACH if loss == "BPR" else None,
             "hidden_size": width,
-            "inner_size": 4 * width,
+            "inner_size": width,  # as the paper has it, and one head
+            "n_heads": 1,
             "hidden_dropout_prob": 0.0,
             "attn_dropout_prob": 0.0,
             "train_batch_size": batch,

@@ -2,7 +2,7 @@
 
 Both train the same model on the same made-up batches, one thread each, in processes of their own;
 their losses must be equal, step by step. What is not shared in the plain way says
-`training.bench_ways`. `next_item` has a peer beside it: RecBole's SASRec, another model on the same
+`training.bench_ways`. `sasrec` has a peer beside it, RecBole's, of the same form on the same
 samples, if the peers' environment is there. A second table says where Pagoda's time goes, and what
 more items cost.
 """
@@ -28,7 +28,7 @@ from training import bench_sequences
 from training.bench_ways import LINES, PARTS, Kind, Way
 
 PEERS = PROJECT_ROOT / ".venv-peers" / "bin" / "python"
-_LOSSES = "next_item is told from the batch's items, SASRec by CE from all, by BPR from one"
+_LOSSES = "sasrec is told from the batch's items, RecBole's by CE from all, by BPR from one"
 # The losses of RecBole's SASRec: over all items, its default, and over one other.
 PEER = {"CE": "RecBole's SASRec, CE", "BPR": "RecBole's SASRec, BPR"}
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -38,11 +38,11 @@ SHAPES: tuple[Shape, ...] = (
     ("mgdspr", 128, 256, 1_200, 4.0),
     ("mgdspr", 64, 1_024, 2_500, None),
     ("alpha_dnn", 64, 1_024, 15_000, None),
-    ("next_item", 64, 1_024, None, None),
+    ("sasrec", 64, 1_024, None, None),
 )
 _LOSSES_DIFFER = 1e-3  # relative; sums go in another order
 _GB = 0.1
-_LINES = f"{LINES}; next_item 1"
+_LINES = f"{LINES}; sasrec 1"
 _NO_PEERS = "RecBole has an environment of its own, which `make peers` makes"
 
 app = typer.Typer(help="Towers: samples a CPU second, beside the plain way.")
@@ -68,7 +68,7 @@ def main(
     shapes = [shape for shape in SHAPES if model in (None, shape[0])]
     with own_home(loaded, keep=None, need_gb=_GB) as home:
         asked = [f"--steps={steps}", f"--seed={seed}"]
-        for batch in (each[2] for each in shapes if each[0] == "next_item"):
+        for batch in (each[2] for each in shapes if each[0] == "sasrec"):
             samples = steps * batch
             bench_sequences.write(_sequences(home), items=items, samples=samples, seed=seed)
         rows = [
@@ -86,7 +86,7 @@ def main(
         "rounds": rounds,
         "threads": 1,
         "parts": parts,
-        "equal": "the losses of both ways, step by step; the samples of next_item and SASRec",
+        "equal": "the losses of both ways, step by step; the samples of sasrec and RecBole's",
         "peer": _LOSSES if PEERS.exists() else f"none: {_NO_PEERS}",
         "goals": ", ".join(
             f"{kind} {width}/{batch}: {goal:,} a CPU s"
@@ -118,9 +118,9 @@ def contest(
 
     people.print(f"{kind}, width {width}, {batch} lines a batch", highlight=False)
     contestants: dict[str, Callable[[], Cost]] = {way: partial(once, way) for way in WAYS}
-    if kind == "next_item" and PEERS.exists():
+    if kind == "sasrec" and PEERS.exists():
         contestants |= {PEER[loss]: partial(peer, loss) for loss in PEER}
-    elif kind == "next_item":
+    elif kind == "sasrec":
         people.print(f"no peer: {_NO_PEERS}", highlight=False)
     costs = interleaved(contestants, rounds=rounds)
     require_equal(said)
@@ -181,7 +181,7 @@ def _run(
     asked: Sequence[str],
 ) -> tuple[Cost, dict[str, Any]]:
     shape = [f"--width={width}", f"--lines-per-batch={batch}", f"--items={items}"]
-    if kind == "next_item":
+    if kind == "sasrec":
         shape.append(f"--folder={_sequences(home)}")
     return run_alone(home, "training.bench_ways", way, kind, *shape, *asked)
 

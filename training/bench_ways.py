@@ -6,7 +6,7 @@
     plain     the same loop, model and batches, but nothing is shared: each line's behaviour, query
               and items are gathered and encoded anew, and gradients of tables are dense
 
-Lists are as long as those of the demo's households, and a request has as many lines. `next_item`
+Lists are as long as those of the demo's households, and a request has as many lines. `sasrec`
 is trained on the interactions that another project can read (`training.bench_sequences`), each a
 request of its own. Without dropout both compute the same: their losses are equal, step by step.
 
@@ -39,7 +39,9 @@ from pagoda.models.inputs import Bags, Blocks, ItemBatch, Padded, TextBatch, Use
 from pagoda.models.mgdspr import Mgdspr, MgdsprConfig
 from pagoda.models.parts import ClsFusion
 from pagoda.models.ragged import Ragged
+from pagoda.models.sasrec import Block, SasrecConfig
 from pagoda.models.tables import ItemTower, Sizes
+from pagoda.models.towers import Config
 from pagoda.schemas import ACTIONS
 from pagoda.text import Tokenizer
 from pagoda.watch import measured
@@ -50,8 +52,7 @@ from training.data import Examples
 from training.loop import LoopConfig, train
 
 Way = Literal["pagoda", "plain"]
-Kind = Literal["mgdspr", "alpha_dnn", "next_item"]
-Config = MgdsprConfig | AlphaDnnConfig
+Kind = Literal["mgdspr", "alpha_dnn", "sasrec"]
 LINES = 10  # of a request; the demo's have 9.5
 _T0 = 1_790_000_000_000
 _WORDS, _QUERIES, _QUERY_WORDS, _TITLE_WORDS = 5_000, 2_000, 3, 6
@@ -67,6 +68,7 @@ PARTS: Mapping[str, Callable[..., Any]] = {
     "lstm": nn.LSTM.forward,
     "long term": Mgdspr._attend_long_term,
     "fusion": ClsFusion.forward,
+    "blocks": Block.forward,
     "items": ItemTower.forward,
     "softmax": losses.sampled_softmax,
     "backward": Tensor.backward,
@@ -87,7 +89,7 @@ def main(
     items: Annotated[int, typer.Option()] = 70_000,
     seed: Annotated[int, typer.Option()] = 0,
     folder: Annotated[
-        Path | None, typer.Option(help="Interactions to train on, for next_item.")
+        Path | None, typer.Option(help="Interactions to train on, for sasrec.")
     ] = None,
     profile: Annotated[bool, typer.Option("--profile")] = False,
 ) -> None:
@@ -139,8 +141,8 @@ def config(kind: Kind, width: int) -> Config:
     match kind:
         case "mgdspr":
             return MgdsprConfig(width=width, dropout=0.0)
-        case "next_item":
-            return MgdsprConfig(width=width, dropout=0.0, query="last_item")
+        case "sasrec":
+            return SasrecConfig(width=width, dropout=0.0)
         case "alpha_dnn":
             return AlphaDnnConfig(width=width)
 

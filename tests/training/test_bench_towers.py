@@ -65,7 +65,7 @@ def test_what_is_not_shared_changes_nothing_that_is_learned(
 def test_nor_does_it_of_interactions(taken: Path) -> None:
     made, rows = bench_ways.interactions(bench_sequences.read(taken))
     config = LoopConfig(requests_per_batch=40, epochs=2)
-    shared, plain = model("next_item", made), Plain(model("next_item", made))
+    shared, plain = model("sasrec", made), Plain(model("sasrec", made))
     assert train(plain, rows, made, config) == pytest.approx(
         train(shared, rows, made, config), rel=1e-4
     )
