@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from training.reproduce import homes, record
 from training.reproduce.findings import CLAIMS, Found, Value, verdict
 from training.reproduce.ground import drawn, latest, truth
 from training.reproduce.plan import SIZES, SMALL
+from training.reproduce.plots import Point, Series, chart
 from training.reproduce.record import Facts, GroundRecord, RunRecord
 from training.reproduce.variants import (
     ALPHAS,
@@ -318,3 +321,23 @@ def test_the_hinge_is_compared_with_a_softmax_without_mixed_negatives() -> None:
     (claim,) = (each for each in CLAIMS if HINGE in each.pair)
     softmax = VARIANTS[claim.pair[0]]
     assert replace(softmax.loop, loss="hinge") == VARIANTS[HINGE].loop
+
+
+# Plots ---------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8, unique=True))
+def test_no_label_is_written_over_another_and_all_are_within_the_plot(
+    places: list[tuple[float, float]],
+) -> None:
+    corners = [Point(x=0.0, y=0.0), Point(x=1.0, y=1.0)]
+    points = [Point(x=x, y=y, label=f"α={at}.25") for at, (x, y) in enumerate(places)]
+    drawn = chart([Series(name="α", points=[*points, *corners])], title="", x="", y="")
+    found = re.findall(r'<text class="label" x="([-.\d]+)" y="([-.\d]+)"[^>]*>(α=\d)', drawn)
+    assert len(found) == len(places)
+    written = [(float(left), float(base)) for left, base, _ in found]
+    for one, other in combinations(written, 2):
+        assert abs(one[0] - other[0]) >= 30 or abs(one[1] - other[1]) >= 11
+    for left, base in written:
+        assert 0 <= left <= 420
+        assert 0 <= base <= 260

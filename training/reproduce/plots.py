@@ -6,7 +6,7 @@ One kind: points on two axes, joined or not, with bars for intervals.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -16,10 +16,14 @@ from pagoda import svg
 _WIDE, _TALL = 420.0, 260.0  # of the axes
 _LEFT, _TOP, _RIGHT, _BOTTOM = 56.0, 14.0, 12.0, 46.0
 _NEXT = 18.0  # between lines of the legend
+_LETTER, _ROW, _OFF = 6.5, 13.0, 8.0  # of labels: a letter's width, a row's height, off the point
+_ROWS = 10  # up or down that a label may stand from its point
 _COLOURS = 7  # of the style sheet's classes c0, c1, ...
 _TICKS = 5
 
 Range = tuple[float, float]
+Place = tuple[float, float]
+Box = tuple[float, float, float, float]  # left, upper, right, lower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +78,20 @@ def chart(series: Sequence[Series], *, title: str, x: str, y: str, log_x: bool =
         f'<g transform="translate({-_LEFT + 14:g},{_TALL / 2:g}) rotate(-90)">'
         f"{svg.text('axis', 0, 0, y, 'middle')}</g>"
     )
-    for at, each in enumerate(series):
-        # Labels of every other series go below their points: where two meet, both can be read.
-        below = 15 if at % 2 else -7
-        parts.append(_drawn(each, f"c{at % _COLOURS}", across, upward, label_y=below))
+    placed = [
+        [(across.place(point.x), _TALL - upward.place(point.y)) for point in each.points]
+        for each in series
+    ]
+    beside = _beside(
+        [
+            (*place, point.label)
+            for each, places in zip(series, placed, strict=True)
+            for point, place in zip(each.points, places, strict=True)
+            if point.label
+        ]
+    )
+    for at, (each, places) in enumerate(zip(series, placed, strict=True)):
+        parts.append(_drawn(each, f"c{at % _COLOURS}", places, across, upward, beside))
     legend = [
         f'<g class="c{at % _COLOURS}">{svg.line("key", [(8, _key(at) - 4), (26, _key(at) - 4)])}'
         f"{svg.text('name', 32, _key(at), each.name)}</g>"
@@ -94,8 +108,14 @@ def _key(at: int) -> float:
     return _TALL + _BOTTOM + _NEXT * at
 
 
-def _drawn(series: Series, style: str, across: _Axis, upward: _Axis, *, label_y: float) -> str:
-    places = [(across.place(each.x), _TALL - upward.place(each.y)) for each in series.points]
+def _drawn(
+    series: Series,
+    style: str,
+    places: Sequence[Place],
+    across: _Axis,
+    upward: _Axis,
+    beside: Mapping[tuple[float, float, str], Place],
+) -> str:
     parts = [svg.line("join", places)] if series.joined else []
     for point, (x, y) in zip(series.points, places, strict=True):
         if point.x_range:
@@ -110,8 +130,47 @@ def _drawn(series: Series, style: str, across: _Axis, upward: _Axis, *, label_y:
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{escape(said)}</title></circle>'
             )
         if point.label:
-            parts.append(svg.text("label", x + 7, y + label_y, point.label))
+            left, base = beside[x, y, point.label]
+            middle = base - _ROW / 3
+            if abs(middle - y) > _ROW:
+                near = left if left > x else left + _LETTER * len(point.label)
+                parts.append(svg.line("leader", [(x, y), (near, middle)]))
+            parts.append(svg.text("label", left, base, point.label))
     return f'<g class="{style}">{"".join(parts)}</g>'
+
+
+def _beside(
+    labels: Sequence[tuple[float, float, str]],
+) -> dict[tuple[float, float, str], Place]:
+    """Where each label begins: as near to its point as no point and no other label is.
+
+    Args:
+        labels: each point's place and what is to be written beside it.
+    """
+    taken = [(x - _OFF / 2, y - _OFF / 2, x + _OFF / 2, y + _OFF / 2) for x, y, _ in labels]
+    found: dict[tuple[float, float, str], Place] = {}
+    rows = sorted(range(-_ROWS, _ROWS + 1), key=abs)
+    for x, y, said in labels:
+        width = _LETTER * len(said)
+        offers = [
+            (left, y + row * _ROW - _ROW / 2, left + width, y + row * _ROW + _ROW / 2)
+            for row in rows
+            for left in (x + _OFF, x - _OFF - width)
+        ]
+        inside = [
+            box
+            for box in offers
+            if min(box[:2]) >= 0 and box[2] <= _WIDE + _RIGHT and box[3] <= _TALL
+        ]
+        free = [box for box in inside if not any(_meet(box, other) for other in taken)]
+        box = (free or offers)[0]
+        taken.append(box)
+        found[x, y, said] = (box[0], box[3] - _ROW / 6)
+    return found
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 @dataclass(frozen=True, kw_only=True)
