@@ -215,8 +215,7 @@ def sasrec() -> Recipe:
         model=SasrecConfig(causal=False),
         service=SEQUENCES_V1.name,
         train_days=84,
-        # The newest 50 of all are looked at, and today's may be none of them.
-        windows=WindowSpec(real_time=50, short_term=50, long_term=50, queries=0),
+        windows=WindowSpec(real_time=50, short_term=0, long_term=50, queries=0),
         loop=LoopConfig(
             epochs=14,
             requests_per_batch=512,  # a request is one line here, not a basket
