@@ -104,7 +104,7 @@ def run(
         homes: of the parts' data sets, by the part's name. folder: below which runs and logs lie.
         processes: how many at a time.
     """
-    told = {"OMP_NUM_THREADS": str(max(1, _cores() // processes))}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // processes))
     jobs = []
     for task in sorted(tasks, key=lambda task: task.seconds, reverse=True):
         command = [sys.executable, "-m", "training.reproduce.runs", task.part.name]
@@ -113,7 +113,9 @@ def run(
             Job(
                 name=f"{task.part.name}-{task.rows}".replace(" ", "-"),
                 command=[*command, f"--folder={folder / 'runs'}"],
-                environment=private_home.environment_of(homes[task.part.name], told),
+                environment=private_home.environment_of(
+                    homes[task.part.name], {"OMP_NUM_THREADS": threads}
+                ),
             )
         )
     side_by_side(jobs, folder / "logs", processes=processes)
