@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -66,11 +67,13 @@ def report(
     *,
     facts: Mapping[str, Any],
     as_json: bool,
+    further: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
 ) -> Path:
     """Print the figures, and write them with the machine and the time to `reports/bench`.
 
     Args:
         facts: what was measured on what: sizes, rounds, skew, start-up seconds, goals.
+        further: tables beside the figures, by their titles.
     """
     now = datetime.now(UTC)
     said = {
@@ -79,6 +82,7 @@ def report(
         "machine": machine(),
         "facts": dict(facts),
         "rows": list(rows),
+        "further": dict(further),
     }
     folder = settings.reports / "bench"
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +91,8 @@ def report(
     if as_json:
         emit_json(said)
     else:
+        for title, each in further.items():
+            emit_table(each, title=title)
         emit_table(rows)
         for key, value in {**facts, **machine()}.items():
             people.print(f"{key}: {value}", highlight=False, markup=False)

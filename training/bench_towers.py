@@ -9,6 +9,8 @@ more items cost.
 
 from __future__ import annotations
 
+import statistics
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ import typer
 
 from pagoda import settings
 from pagoda.bench import interleaved, median, report
-from pagoda.console import emit_table, people, run
+from pagoda.console import people, run
 from pagoda.contest import own_home, run_alone
 from pagoda.errors import CheckFailed
 from pagoda.settings import PROJECT_ROOT, Settings
@@ -42,6 +44,7 @@ SHAPES: tuple[Shape, ...] = (
 )
 _LOSSES_DIFFER = 1e-3  # relative; sums go in another order
 _GB = 0.1
+_PARTS = "share of the time, by part, under a profiler"
 _LINES = f"{LINES}; sasrec 1"
 _NO_PEERS = "RecBole has an environment of its own, which `make peers` makes"
 
@@ -74,18 +77,18 @@ def main(
         rows = [
             row for shape in shapes for row in contest(home, shape, items, asked, rounds=rounds)
         ]
-        parts = [
-            {"model": kind, "width": width, "batch": batch, **dict.fromkeys(PARTS)}
-            | _run(home, "pagoda", kind, width, batch, items, [*asked, "--profile"])[1]["parts"]
+        shares = {
+            f"{kind} {width}/{batch}": _run(
+                home, "pagoda", kind, width, batch, items, [*asked, "--profile"]
+            )[1]["parts"]
             for kind, width, batch, *_ in shapes
-        ]
+        }
         if many:
             rows += more_items(home, (items, many), asked, rounds=rounds)
     facts = {
         "made up": {"items": items, "steps": steps, "seed": seed, "lines a request": _LINES},
         "rounds": rounds,
         "threads": 1,
-        "parts": parts,
         "equal": "the losses of both ways, step by step; the samples of sasrec and RecBole's",
         "peer": _LOSSES if PEERS.exists() else f"none: {_NO_PEERS}",
         "goals": ", ".join(
@@ -95,9 +98,10 @@ def main(
             if goal
         ),
     }
-    if not as_json:
-        emit_table(parts, title="Share of the time, by part (under a profiler)")
-    report(loaded, "train", rows, facts=facts, as_json=as_json)
+    parts = [
+        {"part": part} | {shape: shares[shape].get(part) for shape in shares} for part in PARTS
+    ]
+    report(loaded, "train", rows, facts=facts, as_json=as_json, further={_PARTS: parts})
 
 
 def contest(
@@ -107,8 +111,11 @@ def contest(
     kind, width, batch, *_ = shape
     said: dict[str, dict[str, Any]] = {}
 
+    loading: dict[str, list[float]] = defaultdict(list)
+
     def once(way: Way) -> Cost:
         cost, said[way] = _run(home, way, kind, width, batch, items, asked)
+        loading[way].append(100 * sum(said[way]["loading"]) / cost.cpu_seconds)
         return cost
 
     def peer(loss: str) -> Cost:
@@ -127,7 +134,10 @@ def contest(
     speeds = {name: said[name]["samples"] / median(costs[name]).cpu_seconds for name in contestants}
     return [
         _row(kind, width, batch, items, name, speeds[name], median(costs[name]))
-        | {"x plain": round(speeds[name] / speeds["plain"], 1)}
+        | {
+            "x plain": round(speeds[name] / speeds["plain"], 1),
+            "loader %": round(statistics.median(loading[name]), 1) if name in loading else None,
+        }
         for name in contestants
     ]
 
@@ -166,7 +176,7 @@ def more_items(
     found = [median(each) for each in costs.values()]
     return [
         _row(kind, width, batch, items, "pagoda", samples[items] / cost.cpu_seconds, cost)
-        | {"x plain": None}
+        | {"x plain": None, "loader %": None}
         for items, cost in zip(counts, found, strict=True)
     ]
 

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import cProfile
 import inspect
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +33,13 @@ import typer
 from torch import Tensor, nn
 
 from pagoda.console import run
-from pagoda.models.alpha_dnn import AlphaDnnConfig
+from pagoda.models.alpha_dnn import AlphaDnn, AlphaDnnConfig
 from pagoda.models.base import TwoTowers
 from pagoda.models.behaviour import Behaviour, Owned, stats_width
 from pagoda.models.catalogue import ATTRIBUTES, FIELDS, SCHEMA, Catalogue
-from pagoda.models.inputs import Bags, Blocks, ItemBatch, Padded, TextBatch, UserBatch
+from pagoda.models.inputs import Bags, ItemBatch, Padded, TextBatch, UserBatch
 from pagoda.models.mgdspr import Mgdspr, MgdsprConfig
-from pagoda.models.parts import ClsFusion
+from pagoda.models.parts import ClsFusion, attend
 from pagoda.models.ragged import Ragged
 from pagoda.models.sasrec import Block, SasrecConfig
 from pagoda.models.tables import ItemTower, Sizes
@@ -48,7 +50,7 @@ from pagoda.watch import measured
 from pagoda.windows import LONG_TERM_ACTIONS
 from training import bench_sequences, data, losses, optimisers
 from training.bench_sequences import Samples
-from training.data import Examples
+from training.data import Batch, Examples
 from training.loop import LoopConfig, train
 from training.optimisers import AdagradConfig
 
@@ -61,12 +63,15 @@ _VALUES = {"leaf": 300, "first": 30, "brand": 2_000, "shop": 1}
 # Mean and most events of a sequence, as the demo's households have them.
 _EVENTS = {"real_time": (40, 50), "short_term": (30, 100), "click": (60, 100), "buy": (60, 100)}
 _PAST_QUERIES, _STATS = 10, 7
-# Whose time is a part's. `lstm` is within `sequences`.
+# Whose time is a part's: `lstm` and `attention` are within `sequences`, `gather` is within both
+# towers. Not the loader: a profiler would count its many small calls dear.
 PARTS: Mapping[str, Callable[..., Any]] = {
-    "loader": data.batches,
+    "gather": ItemTower.embed,
+    "user": AlphaDnn.encode_user,
     "query": Mgdspr.query_rows,
     "sequences": Mgdspr._attend_sequence,
     "lstm": nn.LSTM.forward,
+    "attention": attend,
     "long term": Mgdspr._attend_long_term,
     "fusion": ClsFusion.forward,
     "blocks": Block.forward,
@@ -119,13 +124,31 @@ def main(
     spent: list[float] = []
     parts: dict[str, float] = {}
     profiler = cProfile.Profile() if profile else None
-    with measured(losses=spent, parts=parts, samples=rows.lines, **beside):
+    loading: list[float] = []
+    with (
+        measured(losses=spent, parts=parts, loading=loading, samples=rows.lines, **beside),
+        mock.patch("training.loop.batches", timed(loading)),
+    ):
         if profiler:
             profiler.enable()
         spent += train(model, rows, made, loop)
         if profiler:
             profiler.disable()
             parts |= shares(profiler)
+
+
+def timed(seconds: list[float]) -> Callable[..., Iterator[Batch]]:
+    """`training.data.batches` that appends the CPU time of each batch."""
+
+    def batches(*given: Any, **named: Any) -> Iterator[Batch]:
+        coming = data.batches(*given, **named)
+        began = time.process_time()
+        for batch in coming:
+            seconds.append(time.process_time() - began)
+            yield batch
+            began = time.process_time()
+
+    return batches
 
 
 def shares(profiler: cProfile.Profile) -> dict[str, float]:
@@ -199,7 +222,6 @@ def alone(batch: UserBatch) -> UserBatch:
         past_words_YN=batch.past_words_YN[asked],
         request_B=lines,
         text_B=lines,
-        blocks=Blocks(line_CL=lines.unsqueeze(1), request_C=lines, place_B=lines),
         real_time=real_time,
         short_term=short_term,
         long_term={

@@ -172,12 +172,7 @@ def batches(
         places = places[np.argsort(examples.t_ms_U[places] // DAY_MS, kind="stable")]
     for number in range(first, steps_per_epoch(count, requests_per_batch)):
         chosen = np.sort(places[number * size : (number + 1) * size])
-        drawn = draw(negatives.uniform, pool=len(catalogue), seed=(seed, epoch, number))
-        shown_UK = draw_of_each(
-            examples.impressed.take(chosen), negatives.impressed, seed=(seed, epoch, number, 1)
-        )
-        hard_BK = _hard(examples, chosen, shown_UK, mined_LK)
-        yield _batch(examples, catalogue, chosen, number, drawn, hard_BK, negatives)
+        yield _batch(examples, catalogue, chosen, negatives, mined_LK, seed=(seed, epoch, number))
 
 
 def batch_size(requests: int, requests_per_batch: int) -> int:
@@ -214,32 +209,19 @@ def chances(
     )
 
 
-def _hard(
-    examples: Examples,
-    requests: npt.NDArray[np.int64],
-    shown_UK: Numbers,
-    mined_LK: Numbers | None,
-) -> Numbers:
-    """Each line's hard negatives, none of them twice, [B, K]; 0 for none."""
-    request_B, lines = examples.lines_of(requests)
-    shown_BK: Numbers = shown_UK[request_B]
-    if mined_LK is None:
-        return shown_BK
-    return once_each(np.concatenate([shown_BK, mined_LK[lines]], axis=1))
-
-
 def _batch(
     examples: Examples,
     catalogue: Catalogue,
-    requests: npt.NDArray[np.int64],
-    number: int,
-    drawn: Numbers,
-    hard_BK: Numbers,
+    requests: Requests,
     negatives: Negatives,
+    mined_LK: Numbers | None,
+    *,
+    seed: tuple[int, int, int],
 ) -> Batch:
-    """Args: drawn: numbers of the pool. hard_BK: each line's hard negatives, once each."""
+    """Args: requests: ascending. seed: the loop's, the epoch, the batch's number in it."""
     request_B, lines = examples.lines_of(requests)
     item_B = examples.item_B[lines]
+    drawn = draw(negatives.uniform, pool=len(catalogue), seed=seed)
     items_P = np.union1d(item_B, drawn)
     positive_B = items_P.searchsorted(item_B)
     taken_UP = np.zeros((len(requests), len(items_P)), bool)
@@ -248,20 +230,37 @@ def _batch(
     if not negatives.batch:
         excluded_BP |= ~np.isin(items_P, drawn)
     excluded_BP[np.arange(len(lines)), positive_B] = False
-    items_M = np.concatenate([items_P, np.setdiff1d(hard_BK[hard_BK > 0], items_P)])
-    order_M = np.argsort(items_M)
-    at_BK = np.searchsorted(items_M, hard_BK, sorter=order_M)
-    own = requests[processes.part(len(requests))]
-    own_request_B, own_lines = examples.lines_of(own)
+    shown_UK = draw_of_each(examples.impressed.take(requests), negatives.impressed, seed=(*seed, 1))
+    hard_BK = shown_UK[request_B]
+    if mined_LK is not None:
+        hard_BK = once_each(np.concatenate([hard_BK, mined_LK[lines]], axis=1))
+    items_M, at_BK = _with_hard(items_P, hard_BK)
+    own = processes.part(len(requests))
+    of_own = slice(*request_B.searchsorted([own.start, own.stop]))
     return Batch(
-        user=examples.user_batch(own, own_lines, catalogue, request_B=own_request_B),
+        user=examples.user_batch(
+            requests[own], lines[of_own], catalogue, request_B=request_B[of_own] - own.start
+        ),
         items=item_batch(items_M, catalogue),
         positive_B=torch.from_numpy(positive_B.astype(np.int64)),
         action_B=torch.from_numpy(examples.action_B[lines]),
         excluded_BP=torch.from_numpy(excluded_BP),
-        hard_BK=torch.from_numpy(np.where(hard_BK > 0, order_M[at_BK], -1)),
-        number=number,
+        hard_BK=torch.from_numpy(at_BK),
+        number=seed[-1],
     )
+
+
+def _with_hard(items_P: Numbers, hard_BK: Numbers) -> tuple[Numbers, Numbers]:
+    """The items and behind them the hard negatives among no others, and where each hard one is.
+
+    Args: hard_BK: item numbers, 0 for none. Returns: places are -1 for none.
+    """
+    if not hard_BK.size:
+        return items_P, hard_BK
+    items_M = np.concatenate([items_P, np.setdiff1d(hard_BK[hard_BK > 0], items_P)])
+    order_M = np.argsort(items_M)
+    at_BK = order_M[np.searchsorted(items_M, hard_BK, sorter=order_M)]
+    return items_M, np.where(hard_BK > 0, at_BK, -1)
 
 
 def prepare(

@@ -161,10 +161,12 @@ def draw_of_each(rows: Ragged, count: int, *, seed: tuple[int, ...]) -> Numbers:
 
     Each of a row's values is as likely; the same seed draws the same.
     """
+    drawn = np.zeros((len(rows), count), np.int64)
+    if not count:
+        return drawn
     row = np.repeat(np.arange(len(rows)), rows.lengths)
     order = np.lexsort((np.random.default_rng(seed).random(len(row)), row))
     place = np.arange(len(row)) - rows.offsets[row]
-    drawn = np.zeros((len(rows), count), np.int64)
     kept = place < count
     drawn[row[kept], place[kept]] = rows.values[order[kept]]
     return drawn

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -141,6 +142,29 @@ class Blocks:
     request_C: Tensor
     place_B: Tensor
 
+    @classmethod
+    def of(cls, request_B: Numbers) -> Blocks:
+        """The lines of these requests."""
+        order = np.argsort(request_B, kind="stable")
+        requests, starts, counts = np.unique(
+            request_B[order], return_index=True, return_counts=True
+        )
+        per_block = min(MAX_LINES_PER_BLOCK, int(counts.max()))
+        within = np.arange(len(order)) - np.repeat(starts, counts)
+        blocks_of = -(-counts // per_block)
+        first_block = np.cumsum(blocks_of) - blocks_of
+        block = np.repeat(first_block, counts) + within // per_block
+        place = block * per_block + within % per_block
+        line_CL = np.zeros((int(blocks_of.sum()), per_block), np.int64)
+        line_CL.reshape(-1)[place] = order
+        place_B = np.empty(len(order), np.int64)
+        place_B[order] = place
+        return cls(
+            line_CL=torch.from_numpy(line_CL),
+            request_C=torch.from_numpy(np.repeat(requests, blocks_of).astype(np.int64)),
+            place_B=torch.from_numpy(place_B),
+        )
+
     def gathered(self, rows_B: Tensor) -> Tensor:
         """Each line's row at its place, [C, L, ...]; what is left over repeats some row."""
         of_places = rows_B.index_select(0, self.line_CL.flatten())
@@ -160,7 +184,6 @@ class UserBatch:
         texts: the distinct queries of the lines. past_words_YN: words of the distinct previous
             queries, of which no other unit is read.
         request_B, text_B: each line's request, and its query's place in `texts`.
-        blocks: the lines, gathered by request.
         real_time, short_term: clicks, oldest first. long_term: by action.
         real_time_age_s_UT: whole seconds from each real-time click to the request.
         queries: previous queries, oldest first, places in `past_words_YN`.
@@ -174,7 +197,6 @@ class UserBatch:
     past_words_YN: Tensor
     request_B: Tensor
     text_B: Tensor
-    blocks: Blocks
     real_time: Padded
     real_time_age_s_UT: Tensor
     short_term: Padded
@@ -184,6 +206,11 @@ class UserBatch:
     owned_times_UJ: Tensor
     owned_age_days_UJ: Tensor
     stats_UF: Tensor
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The lines, gathered by request."""
+        return Blocks.of(self.request_B.numpy())
 
     @property
     def clicks(self) -> Padded:
@@ -219,7 +246,7 @@ def user_batch(
     )
     ends = 1 + np.cumsum([0] + [len(each.values) for each in sequences])
     real_time, short_term, owned, *long_term = (
-        Ragged(places[start:end].astype(np.int64), each.offsets)
+        Ragged(places[start:end], each.offsets)
         for start, end, each in zip(ends, ends[1:], sequences, strict=False)
     )
     texts_X, text_place_B = np.unique(text_B, return_inverse=True)
@@ -227,14 +254,13 @@ def user_batch(
     texts_Y, places = np.unique(
         np.concatenate([np.zeros(1, np.int32), behaviour.queries.values]), return_inverse=True
     )
-    queries = Ragged(places[1:].astype(np.int64), behaviour.queries.offsets)
+    queries = Ragged(places[1:], behaviour.queries.offsets)
     return UserBatch(
         items=item_batch(item_numbers, catalogue),
         texts=text_batch(texts_X, texts),
         past_words_YN=_numbers(texts.words.take(texts_Y)),
         request_B=torch.from_numpy(request_B.astype(np.int64)),
-        text_B=torch.from_numpy(text_place_B.astype(np.int64)),
-        blocks=_blocks(request_B),
+        text_B=torch.from_numpy(text_place_B),
         real_time=_padded(real_time),
         real_time_age_s_UT=_numbers(behaviour.real_time_age_s),
         short_term=_padded(short_term),
@@ -271,26 +297,6 @@ def text_batch(numbers: Numbers, texts: Texts) -> TextBatch:
         words_XN=_numbers(texts.words.take(numbers)),
         bigrams_XN=_numbers(texts.bigrams.take(numbers)),
         trigrams_XN=_numbers(texts.trigrams.take(numbers)),
-    )
-
-
-def _blocks(request_B: Numbers) -> Blocks:
-    order = np.argsort(request_B, kind="stable")
-    requests, starts, counts = np.unique(request_B[order], return_index=True, return_counts=True)
-    per_block = min(MAX_LINES_PER_BLOCK, int(counts.max()))
-    within = np.arange(len(order)) - np.repeat(starts, counts)
-    blocks_of = -(-counts // per_block)
-    first_block = np.cumsum(blocks_of) - blocks_of
-    block = np.repeat(first_block, counts) + within // per_block
-    place = block * per_block + within % per_block
-    line_CL = np.zeros((int(blocks_of.sum()), per_block), np.int64)
-    line_CL.reshape(-1)[place] = order
-    place_B = np.empty(len(order), np.int64)
-    place_B[order] = place
-    return Blocks(
-        line_CL=torch.from_numpy(line_CL),
-        request_C=torch.from_numpy(np.repeat(requests, blocks_of).astype(np.int64)),
-        place_B=torch.from_numpy(place_B),
     )
 
 
