@@ -79,6 +79,8 @@ DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
     "alpha 0": {"loop.mix.low": 0.0, "loop.mix.high": 0.0},
     "alpha 0.1–0.3": {"loop.mix.low": 0.1, "loop.mix.high": 0.3},
     "alpha 0.7–0.9": {"loop.mix.low": 0.7, "loop.mix.high": 0.9},
+    "tau 0.5, 4 epochs": {"loop.temperature": 0.5, "loop.epochs": 4},
+    "tau 8, 4 epochs": {"loop.temperature": 8.0, "loop.epochs": 4},
 }
 
 

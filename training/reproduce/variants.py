@@ -101,6 +101,11 @@ SWEPT = {
     "alpha 0.1–0.3": _mixing(0.1, 0.3),
     "alpha 0.7–0.9": _mixing(0.7, 0.9),
 }
+# Whether what the largest temperature loses is a matter of steps: the sweep's ends, four epochs.
+LONGER = {
+    f"tau {tau:g}, 4 epochs": changed(BASE, loop={"temperature": tau, "epochs": 4})
+    for tau in (min(TAUS), max(TAUS))
+}
 VARIANTS: Mapping[str, Recipe] = {
     BASE.name: BASE,
     BASELINE: replace(BASE, model=AlphaDnnConfig()),
@@ -109,6 +114,7 @@ VARIANTS: Mapping[str, Recipe] = {
     **PAIRWISE,
     **FURTHER,
     **SWEPT,
+    **LONGER,
 }
 
 OWN = "mgdspr + repeats"
