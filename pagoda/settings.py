@@ -199,6 +199,16 @@ class Spark(_Part):
     conf: dict[str, str] = {}
 
 
+class Training(_Part):
+    """Where towers are trained.
+
+    Attributes:
+        device: the processor, or a card by its number: cuda, cuda:1.
+    """
+
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+
+
 class Airflow(_Part):
     """Airflow's API server, and the environment it lives in.
 
@@ -288,6 +298,7 @@ class Settings(BaseSettings):
     retention: Retention = Retention()
     disk: Disk = Disk()
     spark: Spark = Spark()
+    training: Training = Training()
     airflow: Airflow = Airflow()
     serving: Serving = Serving()
     quality: Quality = Quality()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from torch import Tensor
 from pagoda.errors import InputError
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
+from pagoda.models.inputs import moved
 from pagoda.schemas import ACTIONS
 from training import checkpoints, processes
 from training.data import (
@@ -144,7 +146,8 @@ def train(
 ) -> list[float]:
     """Train in place, from the checkpoints if there are any; the losses of all steps.
 
-    Resumed training goes on bit for bit as if it had not been interrupted. With several processes
+    On the device that the model is on. On the processor resumed training goes on bit for bit as if
+    it had not been interrupted; on a card dropout's noise is another then. With several processes
     (`training.processes`) each calls it with the same arguments; the first writes the checkpoints.
 
     Args:
@@ -248,7 +251,8 @@ def _train(
     objective = Objective(config, examples, catalogue, among=phase.among)
     kept = objective.kept
     losses = checkpoints.restore(checkpoint, model, optimiser, kept) if checkpoint else []
-    if processes.rank():  # dropout's noise is each process's own
+    if processes.rank() or model.device.type != "cpu":
+        # Dropout's noise is each process's own, and a checkpoint has the processor's alone.
         rank = processes.rank()
         torch.manual_seed(config.seed + 1_000_003 * rank + before + len(losses))
     model.train()
@@ -328,6 +332,7 @@ class Objective:
     def loss(self, model: TwoTowers, batch: Batch, *, step: int) -> Tensor:
         """The batch's loss, the model's own included; what the batch has taken is remembered."""
         dice = torch.Generator().manual_seed(self._config.seed * 1_000_003 + step)
+        batch = moved(batch, model.device)
         own = model.own_loss(batch.items, batch.positive_B, dice)
         if own is not None and processes.rank():
             own = own.detach()  # all compute the whole of it: its gradient is the first's
@@ -340,22 +345,23 @@ class Objective:
         """How badly the lines' items are told from the other columns and from hard negatives."""
         config = self._config
         own_items = batch.items.take(processes.part(len(batch.items.item_M)))
-        with self._precision():
+        with self._precision(model.device):
             own_MD = model.encode_item(own_items)
         item_MD = processes.together(own_MD.float())
-        items_N, item_ND = batch.items.item_M[: batch.columns].numpy(), item_MD[: batch.columns]
+        items_N = batch.items.item_M[: batch.columns].cpu().numpy()
+        item_ND = item_MD[: batch.columns]
         excluded_BN = batch.excluded_BP
         remembered = self._memory.used(step)
         if remembered:
-            further, further_ND = self._memory.columns(besides=items_N)
+            further, further_ND = self._memory.columns(besides=items_N, device=model.device)
             items_N, item_ND = np.concatenate([items_N, further]), torch.cat([item_ND, further_ND])
-            negative_BN = torch.zeros(len(excluded_BN), len(further), dtype=torch.bool)
+            negative_BN = excluded_BN.new_zeros(len(excluded_BN), len(further))
             excluded_BN = torch.cat([excluded_BN, negative_BN], 1)
         self._see(batch, item_MD, step)
-        with self._precision():
+        with self._precision(model.device):
             own_BD = model.encode_user(batch.user)
         user_BD = processes.together(own_BD.float())
-        with self._precision():
+        with self._precision(model.device):
             score_BN, hard_BK = user_BD @ item_ND.T, _hard(user_BD, item_MD, batch.hard_BK)
         score_BN, hard_BK = score_BN.float(), hard_BK.float()
         if config.loss == "hinge":
@@ -369,6 +375,7 @@ class Objective:
         log_q_N = None
         if config.log_q != "off":
             log_q_N = torch.from_numpy(self._chances.log_q(items_N, remembered=remembered))
+            log_q_N = log_q_N.to(model.device)
         if log_q_N is not None and config.log_q == "all":
             hard_BK = hard_BK - log_q_N[batch.positive_B].unsqueeze(1)
         further_BK = hard_BK
@@ -384,7 +391,7 @@ class Objective:
         reward_B = None
         if config.rewards:
             by_action = torch.tensor([getattr(config.rewards, action) for action in ACTIONS])
-            reward_B = by_action[batch.action_B]
+            reward_B = by_action.to(model.device)[batch.action_B]
         return sampled_softmax(
             score_BN,
             positive_B=batch.positive_B,
@@ -395,15 +402,16 @@ class Objective:
             reward_B=reward_B,
         )
 
-    def _precision(self) -> torch.autocast:
+    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         """What is computed under it is in the precision asked for."""
-        lower = self._config.precision == "bf16"
-        return torch.autocast("cpu", torch.bfloat16, enabled=lower)
+        if self._config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)
 
     def _see(self, batch: Batch, item_MD: Tensor, step: int) -> None:
         """Remember and count what the batch has taken."""
         taken = torch.unique(batch.positive_B)
-        items = batch.items.item_M[taken].numpy()
+        items = batch.items.item_M[taken].cpu().numpy()
         if self._config.negatives.memory:
             self._memory.add(items, item_MD[taken])
         if isinstance(self._chances, EstimatedChances):

@@ -106,7 +106,9 @@ def mixed(
     negative_BN = score_BN.masked_fill(excluded_BN, -torch.inf).scatter(1, own_B1, -torch.inf)
     columns = score_BN.shape[1]
     hard_BK = negative_BN.topk(max(1, min(mix.most, (columns - 1) // 3)), dim=1).values
-    alpha_BK = torch.empty_like(hard_BK).uniform_(mix.low, mix.high, generator=dice)
+    # Drawn on the processor: the same on every device.
+    drawn_BK = torch.empty(hard_BK.shape, dtype=hard_BK.dtype)
+    alpha_BK = drawn_BK.uniform_(mix.low, mix.high, generator=dice).to(hard_BK.device)
     return torch.where(
         hard_BK.isinf(), hard_BK, alpha_BK * score_positive_B1 + (1 - alpha_BK) * hard_BK
     )

@@ -195,14 +195,17 @@ class Memory:
         """Remember what a batch has taken; no gradient flows back into it."""
         self._held.append((items, vectors_PD.detach().clone()))
 
-    def columns(self, besides: Numbers) -> tuple[Numbers, Tensor]:
-        """Distinct items but for those of the batch, each with its newest vector: [N], [N, D]."""
+    def columns(self, besides: Numbers, device: torch.device) -> tuple[Numbers, Tensor]:
+        """Distinct items but for those of the batch, each with its newest vector: [N], [N, D].
+
+        Args: device: where the vectors are wanted; a checkpoint's are on the processor.
+        """
         newest_first = list(self._held)[::-1]
         items = np.concatenate([each for each, _ in newest_first])
         distinct, place = np.unique(items, return_index=True)
         place = place[~np.isin(distinct, besides)]
-        vectors = torch.cat([each for _, each in newest_first])
-        return items[place], vectors[torch.from_numpy(place)]
+        vectors = torch.cat([each.to(device) for _, each in newest_first])
+        return items[place], vectors[torch.from_numpy(place).to(device)]
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps, by name."""

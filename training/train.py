@@ -47,7 +47,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
 from pagoda.models.towers import kind_of
 from pagoda.settings import Settings
-from training import judging, loop, parents, processes, rows, splits
+from training import devices, judging, loop, parents, processes, rows, splits
 from training.data import Examples, prepare
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
@@ -72,7 +72,8 @@ def train_recipe(
 
     Args:
         session: a Spark session to use for Feast's join, else one is started for it.
-    Raises: NothingToDo without lines; InputError if features are missing.
+    Raises: NothingToDo without lines; InputError if features are missing; MachineError if the
+        device of the settings is not there.
     """
     dataset = datasets.load(settings)
     with copying(settings):
@@ -86,7 +87,7 @@ def _train_recipe(
     force: bool,
     session: SparkSession | None,
 ) -> tuple[Path, bool]:
-    clock = Clock()
+    clock, device = Clock(), devices.chosen(settings)
     with clock.part("read the lake"):
         inputs = inputs_of(settings, dataset, chosen)
     found = None if force else _existing(settings, inputs.fingerprint)
@@ -96,7 +97,8 @@ def _train_recipe(
     created_at = datetime.now(UTC)
     wished = f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}"
     with named(settings, wished, inputs.snapshots) as name:
-        return _bundle(settings, chosen, inputs, name, created_at, clock, session), True
+        made = _bundle(settings, chosen, inputs, name, created_at, clock, session, device)
+        return made, True
 
 
 @contextmanager
@@ -127,6 +129,7 @@ def _bundle(
     created_at: datetime,
     clock: Clock,
     session: SparkSession | None,
+    device: torch.device,
 ) -> Path:
     scratch = settings.scratch / f"train-{inputs.fingerprint}"
     with clock.part("items and words"):
@@ -160,6 +163,7 @@ def _bundle(
     model = chosen.recipe.model.build(sizes)
     if parent:
         parents.inherit(model, catalogue, parent)
+    model.to(device)
     with clock.part("train"):
         losses = _train(model, examples, catalogue, chosen, scratch)
     with clock.part("encode items"):

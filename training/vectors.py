@@ -1,5 +1,7 @@
 """Vectors of every item, and of every line, by a model that is not being trained.
 
+They are encoded where the model is, and given on the processor, where they are searched.
+
 Shape legend: B lines of one pass, D width.
 """
 
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
-from pagoda.models.inputs import item_batch
+from pagoda.models.inputs import item_batch, moved
 from training.data import Examples
 
 _ITEMS_PER_PASS = 8_192
@@ -25,7 +27,7 @@ def encode_items(model: TwoTowers, catalogue: Catalogue) -> npt.NDArray[np.float
     """Every item's vector, float32 [items, D], in the catalogue's order."""
     with torch.inference_mode():
         parts = [
-            model.encode_item(item_batch(numbers, catalogue))
+            model.encode_item(moved(item_batch(numbers, catalogue), model.device)).cpu()
             for numbers in np.array_split(
                 np.arange(1, len(catalogue) + 1), len(catalogue) // _ITEMS_PER_PASS + 1
             )
@@ -56,7 +58,6 @@ def encode_lines(
         if not len(lines):
             continue
         with torch.inference_mode():
-            user_BD = model.encode_user(
-                examples.user_batch(some, lines, catalogue, request_B=request_B)
-            )
+            batch = examples.user_batch(some, lines, catalogue, request_B=request_B)
+            user_BD = model.encode_user(moved(batch, model.device)).cpu()
         yield lines, user_BD

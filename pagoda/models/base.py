@@ -13,6 +13,11 @@ from pagoda.models.inputs import ItemBatch, UserBatch
 class TwoTowers(nn.Module, ABC):
     """Two towers over one width; the score is the inner product of their vectors."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and what it encodes must be (`inputs.moved`)."""
+        return next(self.parameters()).device
+
     @abstractmethod
     def encode_user(self, batch: UserBatch) -> Tensor:
         """User vectors, one a line, [B, D]."""
@@ -31,6 +36,6 @@ class TwoTowers(nn.Module, ABC):
 
         Args:
             items: the batch's M items. positive_B: each line's item among them.
-            dice: for whatever is drawn; the same step gives the same.
+            dice: for whatever is drawn, the processor's; the same step gives the same.
         """
         return None

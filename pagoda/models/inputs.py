@@ -13,8 +13,9 @@ Shape legend
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property, partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from pagoda.text import Texts
 Numbers = npt.NDArray[np.integer]
 MAX_LINES_PER_BLOCK = 8
 _SHORT = 8  # rows up to here are padded to each other
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +118,14 @@ class Bags:
     @property
     def lengths(self) -> Tensor:
         """Length of each row, [U]."""
-        ends_U = torch.cat([self.starts_U[1:], self.starts_U.new_tensor([len(self.at)])])
+        ends_U = torch.cat([self.starts_U[1:], self.starts_U.new_full((1,), len(self.at))])
         return ends_U - self.starts_U
 
     def padded(self) -> Padded:
         """The same rows padded right."""
         lengths_U = self.lengths
-        mask_UT = torch.arange(max(1, int(lengths_U.max()))) < lengths_U.unsqueeze(1)
+        most = max(1, int(lengths_U.max()))
+        mask_UT = torch.arange(most, device=self.at.device) < lengths_U.unsqueeze(1)
         at_UT = self.at.new_zeros(mask_UT.shape).masked_scatter(mask_UT, self.at)
         return Padded(at_UT=at_UT, mask_UT=mask_UT)
 
@@ -210,12 +213,33 @@ class UserBatch:
     @cached_property
     def blocks(self) -> Blocks:
         """The lines, gathered by request."""
-        return Blocks.of(self.request_B.numpy())
+        return moved(Blocks.of(self.request_B.cpu().numpy()), self.request_B.device)
 
     @property
     def clicks(self) -> Padded:
         """All recent clicks, short-term and real-time."""
         return self.short_term.beside(self.real_time)
+
+
+def moved(value: _T, device: torch.device) -> _T:
+    """What lies on the processor, on a device: a tensor, or what is made of tensors."""
+    if device.type == "cpu":
+        return value
+    there: Any = value
+    if isinstance(value, Tensor):
+        there = value.to(device)
+    elif isinstance(value, dict):
+        there = {key: moved(each, device) for key, each in value.items()}
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {each.name: moved(getattr(value, each.name), device) for each in fields(value)}
+        there = replace(value, **parts)
+    elif callable(value):
+        there = partial(_moved_when_asked, value, device)
+    return cast(_T, there)
+
+
+def _moved_when_asked(value: Callable[[], Tensor], device: torch.device) -> Tensor:
+    return value().to(device)
 
 
 def user_batch(

@@ -241,7 +241,8 @@ class QueryUnits(nn.Module):
         his_seq_B1D = self._his_seq(tables, rows_B4D[:, 2:3], batch)
         rows_B5D = torch.cat([rows_B4D, his_seq_B1D], 1)
         mix_B1D = rows_B5D.sum(1, keepdim=True)
-        return torch.cat([rows_B5D, mix_B1D], 1)[:, self._kept]
+        of_row = torch.cat([rows_B5D, mix_B1D], 1).unbind(1)
+        return torch.stack([of_row[at] for at in self._kept], 1)
 
     def _seg_seq(self, words_XND: Tensor, mask_XN: Tensor) -> Tensor:
         length = words_XND.shape[1]

@@ -125,4 +125,4 @@ class OwnedItems(nn.Module):
 
 def _bucket(values: Tensor, edges: tuple[int, ...]) -> Tensor:
     """The number of each value's bucket, from 1."""
-    return torch.bucketize(values, torch.tensor(edges, device=values.device), right=True) + 1
+    return torch.bucketize(values, torch.tensor(edges).to(values.device), right=True) + 1

@@ -88,12 +88,13 @@ class Sasrec(TwoTowers):
         """What each row's last click has become, [G, D]."""
         last_G1 = clicks.mask_UT.sum(1, keepdim=True) - 1
         # A position says how many clicks have come since.
-        since_GT = (last_G1 - torch.arange(clicks.mask_UT.shape[1])).clamp(min=0)
+        row_G, at_T = (torch.arange(n, device=last_G1.device) for n in clicks.mask_UT.shape)
+        since_GT = (last_G1 - at_T).clamp(min=0)
         x_GTD = functional.embedding(clicks.at_UT, e_MD)
         x_GTD = self.dropout(x_GTD + functional.embedding(since_GT, self.positions))
         for block in self.blocks:
             x_GTD = block(x_GTD, clicks.mask_UT)
-        last_GD: Tensor = x_GTD[torch.arange(len(x_GTD)), last_G1.squeeze(1)]
+        last_GD: Tensor = x_GTD[row_G, last_G1.squeeze(1)]
         return last_GD
 
 

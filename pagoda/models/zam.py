@@ -84,14 +84,14 @@ class Zam(TwoTowers):
         title_MN = items.title_MN[taken_M]
         words, counts = torch.unique(title_MN[title_MN > 0], return_counts=True)
         if not self.config.drawn_words or not len(words):
-            return torch.zeros(())
+            return torch.zeros((), device=positive_B.device)
         item_MD1 = self.item(items.item_M[taken_M]).unsqueeze(-1)
         drawn = torch.multinomial(
-            counts**0.75,
+            (counts**0.75).cpu(),
             title_MN.numel() * self.config.drawn_words,
             replacement=True,
             generator=dice,
-        )
+        ).to(words.device)
         drawn_MK = words[drawn].view(len(title_MN), -1)
         # An item's own words are no negatives of it.
         own_MK = (drawn_MK.unsqueeze(-1) == title_MN.unsqueeze(1)).any(-1)

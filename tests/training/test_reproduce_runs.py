@@ -35,6 +35,7 @@ from training.reproduce.variants import BASE, BASELINE, HINGE, SOFTMAX, TAUS, VA
 from training.trial import Trial
 from training.vectors import encode_items, encode_lines
 
+CPU = torch.device("cpu")
 PARTS = tuple(
     replace(part, variants={name: part.variants[name] for name in part.variants if name in asked})
     for part, asked in (
@@ -93,7 +94,7 @@ def reproduced(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Path
         place = folder / "runs" / part.name / "toy"
         of_part = ground if part.noise is None else replace(ground, wanted=simulated)
         record.write(place / record.GROUND, of_part.record())
-        runs.do(runs.runs_of(part, place, 2), ground, advance=_nothing)
+        runs.do(runs.runs_of(part, place, 2), ground, advance=_nothing, device=CPU)
     return folder
 
 
@@ -103,7 +104,7 @@ def test_a_run_is_judged_as_looking_at_every_score_would(
     """The model is trained again; last bits may move a rank by one."""
     part = _only(PARTS[0], SOFTMAX)
     (run,) = runs.runs_of(part, tmp_path, 1)
-    found = runs.once(run, ground, lambda _: None)
+    found = runs.once(run, ground, lambda _: None, device=CPU)
     torch.manual_seed(0)
     model = run.recipe.model.build(ground.sizes)
     losses = loop.train(model, examples, catalogue, run.recipe.loop)
@@ -132,12 +133,12 @@ def test_a_reproduction_that_was_stopped_repeats_nothing(ground: Ground, tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runs.do(wanted, ground, advance=stop)
+        runs.do(wanted, ground, advance=stop, device=CPU)
     assert [each.variant for each in wanted if each.done] == [BASELINE]
     kept = wanted[0].path.stat().st_ino
     began: list[str] = []
     missing = [each for each in runs.runs_of(part, tmp_path, 1) if not each.done]
-    runs.do(missing, ground, advance=lambda run, _: began.append(run.variant))
+    runs.do(missing, ground, advance=lambda run, _: began.append(run.variant), device=CPU)
     assert list(dict.fromkeys(began)) == [SOFTMAX, HINGE]
     assert wanted[0].path.stat().st_ino == kept
     assert all(each.done for each in wanted)
@@ -150,7 +151,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
     place = reproduced / "runs" / PARTS[2].name / "toy"
     kept = record.read_runs(run.path for run in runs.runs_of(PARTS[2], place, 2))
     (again,) = runs.runs_of(_only(PARTS[2], SOFTMAX), tmp_path, 1)
-    found = runs.once(again, ground, lambda _: None)
+    found = runs.once(again, ground, lambda _: None, device=CPU)
     one, other = (run for run in kept if run.variant == SOFTMAX)
     assert found.model_dump(exclude={"seconds"}) == one.model_dump(exclude={"seconds"})
     assert other.ranks != one.ranks

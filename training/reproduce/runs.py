@@ -29,7 +29,7 @@ from pagoda.console import run as run_app
 from pagoda.errors import Conflict
 from pagoda.models.base import TwoTowers
 from pagoda.models.mgdspr import Mgdspr
-from training import loop, negatives, scores
+from training import devices, loop, negatives, scores
 from training.metrics import ranks_of
 from training.recipes import Recipe, seeded
 from training.reproduce import ground as grounds
@@ -82,21 +82,29 @@ def runs_of(part: Part, folder: Path, seeds: int) -> list[Run]:
     return found
 
 
-def do(missing: Sequence[Run], ground: Ground, *, advance: Callable[[Run, float], None]) -> None:
+def do(
+    missing: Sequence[Run],
+    ground: Ground,
+    *,
+    advance: Callable[[Run, float], None],
+    device: torch.device,
+) -> None:
     """Train and judge each, and write its record.
 
     Args:
         advance: told which run is at work and what share of its steps is done.
     """
     for each in missing:
-        record.write(each.path, once(each, ground, partial(advance, each)))
+        record.write(each.path, once(each, ground, partial(advance, each), device=device))
 
 
-def once(run: Run, ground: Ground, advance: Callable[[float], None]) -> RunRecord:
-    """Train a model and judge it."""
+def once(
+    run: Run, ground: Ground, advance: Callable[[float], None], *, device: torch.device
+) -> RunRecord:
+    """Train a model on a device and judge it."""
     trial, config = ground.trial, run.recipe.loop
     torch.manual_seed(config.seed)
-    model = run.recipe.model.build(ground.sizes)
+    model = run.recipe.model.build(ground.sizes).to(device)
     began = time.perf_counter()
     judging_s = 0.0
     recalls: list[tuple[int, float]] = []
@@ -119,7 +127,7 @@ def once(run: Run, ground: Ground, advance: Callable[[float], None]) -> RunRecor
     good_KB = np.empty((len(KS), trial.examples.lines), np.int64)
     for lines, of_lines, good in _judged(model, ground):
         rank_B[lines], good_KB[:, lines] = of_lines, good
-    zero, empty = _zero_shares(model, ground) if run.variant == BASE.name else ([], {})
+    zero, empty = _zero_shares(model.cpu(), ground) if run.variant == BASE.name else ([], {})
     return RunRecord(
         variant=run.variant,
         seed=config.seed,
@@ -242,7 +250,7 @@ def main(
             where=str(place),
             next_step="Delete that folder and start again.",
         )
-    do(missing, ground, advance=_Told(some, len(missing)))
+    do(missing, ground, advance=_Told(some, len(missing)), device=devices.chosen(settings))
 
 
 def _any_recipe(part: Part) -> Recipe:

@@ -1,0 +1,101 @@
+"""Towers on a device that is not the processor: everything a step needs is brought to it.
+
+The card is none (`tests.training.card`); one that is has its test at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pagoda.models.base import TwoTowers
+from pagoda.models.catalogue import Catalogue
+from pagoda.models.tables import Sizes
+from pagoda.models.towers import Config
+from tests.training.card import CARD, Card
+from tests.training.small import MGDSPR, SMALL, built
+from tests.training.test_loop import EVERYTHING, FINISHED, HINGE, STREAM
+from training.data import Examples
+from training.loop import LoopConfig, Step, train
+from training.vectors import encode_items, encode_lines
+
+# All models in the loop that has most parts, one model in the others.
+CASES = pytest.mark.parametrize(
+    ("config", "loop"),
+    [
+        *(pytest.param(config, STREAM, id=name) for name, config in SMALL.items()),
+        pytest.param(MGDSPR, EVERYTHING, id="counted chances"),
+        pytest.param(MGDSPR, FINISHED, id="finished"),
+        pytest.param(MGDSPR, HINGE, id="hinge"),
+    ],
+)
+_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no card")
+
+
+def _vectors(
+    model: TwoTowers, examples: Examples, catalogue: Catalogue
+) -> tuple[np.ndarray, np.ndarray]:
+    lines = [user_BD.numpy() for _, user_BD in encode_lines(model, examples, catalogue)]
+    return encode_items(model, catalogue), np.concatenate(lines)
+
+
+@CASES
+def test_training_on_a_card_computes_what_the_processor_computes(
+    config: Config, loop: LoopConfig, sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    here, there = built(config, sizes), built(config, sizes)
+    losses = train(here, examples, catalogue, loop)
+    with Card():
+        there.to(CARD)
+        assert train(there, examples, catalogue, loop) == pytest.approx(losses, rel=1e-3)
+        assert {each.device for each in there.parameters()} == {CARD}
+        vectors = _vectors(there, examples, catalogue)
+    for found, expected in zip(vectors, _vectors(here, examples, catalogue), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*which is a no-op")  # torch sees that the card is none
+def test_what_was_stopped_on_a_card_goes_on_there(
+    sizes: Sizes, examples: Examples, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    loop = replace(EVERYTHING, checkpoint_steps=3)
+    losses = train(built(MGDSPR, sizes), examples, catalogue, loop)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+
+    def stop(step: Step) -> None:
+        if step.step == 5:
+            raise KeyboardInterrupt
+
+    with Card():
+        for on_step in (stop, None):
+            model = built(MGDSPR, sizes)
+            model.to(CARD)
+            try:
+                found = train(
+                    model, examples, catalogue, loop, checkpoint=checkpoint, on_step=on_step
+                )
+            except KeyboardInterrupt:
+                assert checkpoint.exists()
+    assert found == pytest.approx(losses, rel=1e-3)
+
+
+def test_a_tensor_that_stayed_behind_is_noticed() -> None:
+    with Card():
+        there = torch.ones(3).to(CARD)
+        assert (there + 1).cpu().tolist() == [2.0, 2.0, 2.0]
+        with pytest.raises(RuntimeError, match="two devices"):
+            there + torch.ones(3)
+
+
+@_CUDA
+@CASES
+def test_training_on_a_real_card_computes_what_the_processor_computes(
+    config: Config, loop: LoopConfig, sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    here, there = built(config, sizes), built(config, sizes).to("cuda")
+    losses = train(here, examples, catalogue, loop)
+    assert train(there, examples, catalogue, loop)[:4] == pytest.approx(losses[:4], rel=1e-2)
