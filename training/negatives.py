@@ -152,6 +152,8 @@ def _log_missed(taken: Numbers, drawn: int, requests: int) -> npt.NDArray[np.flo
 
 def draw(count: int, *, pool: int, seed: tuple[int, ...]) -> Numbers:
     """So many distinct item numbers of 1 to `pool`, ascending; the same seed draws the same."""
+    if not count:
+        return np.empty(0, np.int64)
     dice = np.random.default_rng(seed)
     return np.sort(1 + dice.choice(pool, size=min(count, pool), replace=False, shuffle=False))
 

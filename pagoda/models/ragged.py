@@ -65,6 +65,8 @@ class Ragged:
 
     def take(self, rows: Ints) -> Ragged:
         """The rows of these numbers, in this order, repeats allowed."""
+        if not len(self.values):  # as of an action that a shop does not record
+            return Ragged(self.values, np.zeros(len(rows) + 1, np.int64))
         # Only what is taken is looked at: batches are small parts of very many rows.
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
