@@ -217,13 +217,13 @@ def test_memory_holds_the_newest_vector_of_each_item_and_none_of_the_batchs() ->
     for number, items in enumerate(([1, 2], [2, 3], [3, 4])):
         vectors = torch.full((2, 2), float(number), requires_grad=True)
         memory.add(np.array(items), vectors)
-    items, vectors = memory.columns(besides=np.array([4, 9]))
+    items, vectors = memory.columns(besides=np.array([4, 9]), device=torch.device("cpu"))
     assert items.tolist() == [2, 3]
     assert vectors[:, 0].tolist() == [1.0, 2.0]
     assert not vectors.requires_grad
     other = Memory(2)
     other.take_up(memory.tensors())
-    again, same = other.columns(besides=np.array([4, 9]))
+    again, same = other.columns(besides=np.array([4, 9]), device=torch.device("cpu"))
     assert (again.tolist(), same.tolist()) == (items.tolist(), vectors.tolist())
 
 
