@@ -93,6 +93,7 @@ class Manifest(BaseModel):
         dataset: the import's record: name, query protocol, shift, test and validation days.
         files: file name to SHA-256.
         parent: the bundle whose weights training went on from; None where it began anew.
+        device: what it was trained on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -114,6 +115,7 @@ class Manifest(BaseModel):
     metrics: list[Metric]
     files: dict[str, str] = {}
     parent: str | None = None
+    device: str = "cpu"
 
     @property
     def collection(self) -> str:

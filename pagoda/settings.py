@@ -206,7 +206,7 @@ class Training(_Part):
         device: the processor, or a card by its number: cuda, cuda:1.
     """
 
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:(0|[1-9]\d?))?)$")
 
 
 class Airflow(_Part):

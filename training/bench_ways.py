@@ -63,8 +63,8 @@ _VALUES = {"leaf": 300, "first": 30, "brand": 2_000, "shop": 1}
 # Mean and most events of a sequence, as the demo's households have them.
 _EVENTS = {"real_time": (40, 50), "short_term": (30, 100), "click": (60, 100), "buy": (60, 100)}
 _PAST_QUERIES, _STATS = 10, 7
-# Whose time is a part's: `lstm` and `attention` are within `sequences`, `gather` is within both
-# towers. Not the loader: a profiler would count its many small calls dear.
+# Whose time is a part's: `lstm` is within `sequences`, `attention` within these and `query`,
+# `gather` within both towers. Not the loader: a profiler would count its many small calls dear.
 PARTS: Mapping[str, Callable[..., Any]] = {
     "gather": ItemTower.embed,
     "user": AlphaDnn.encode_user,
@@ -135,10 +135,14 @@ def main(
         if profiler:
             profiler.disable()
             parts |= shares(profiler)
+    assert len(loading) == len(spent), "a batch came by another way"
 
 
 def timed(seconds: list[float]) -> Callable[..., Iterator[Batch]]:
-    """`training.data.batches` that appends the CPU time of each batch."""
+    """`training.data.batches` that appends the CPU time of each batch.
+
+    It takes its place while the bench runs: the loop itself has no reason to time anything.
+    """
 
     def batches(*given: Any, **named: Any) -> Iterator[Batch]:
         coming = data.batches(*given, **named)

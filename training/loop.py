@@ -147,8 +147,10 @@ def train(
     """Train in place, from the checkpoints if there are any; the losses of all steps.
 
     On the device that the model is on. On the processor resumed training goes on bit for bit as if
-    it had not been interrupted; on a card dropout's noise is another then. With several processes
-    (`training.processes`) each calls it with the same arguments; the first writes the checkpoints.
+    it had not been interrupted; on a card sums vary, and dropout's noise is another.
+
+    With several processes (`training.processes`) each calls it with the same arguments; the first
+    writes the checkpoints.
 
     Args:
         checkpoint: where; that of the finish lies beside it.

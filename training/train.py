@@ -211,6 +211,7 @@ def _bundle(
         dataset=inputs.dataset.model_dump(mode="json"),
         metrics=metrics,
         parent=parent.name if parent else None,
+        device=str(device),
     )
     path = bundles.save(
         settings.bundles,
@@ -342,6 +343,7 @@ def train(
             emit_table([planned])
         return
     with processes.joined():
+        devices.chosen(settings)  # refused by each: the others wait for the first
         if processes.rank():
             processes.follow()
             return

@@ -169,7 +169,7 @@ class Mgdspr(TwoTowers):
                 some.mask_UT.index_select(0, place_F),
                 zero_vector=self.config.zero_vector,
             )
-            h_CED = h_CED.index_copy(0, block_F, h_FED)
+            h_CED = h_CED.index_copy(0, block_F, h_FED.to(h_CED.dtype))
         return h_CED
 
     def _attend_long_term(self, q_mgs_CED: Tensor, batch: UserBatch) -> Tensor:
@@ -241,6 +241,7 @@ class QueryUnits(nn.Module):
         his_seq_B1D = self._his_seq(tables, rows_B4D[:, 2:3], batch)
         rows_B5D = torch.cat([rows_B4D, his_seq_B1D], 1)
         mix_B1D = rows_B5D.sum(1, keepdim=True)
+        # Not by a list of places: each would be copied to the card at every step.
         of_row = torch.cat([rows_B5D, mix_B1D], 1).unbind(1)
         return torch.stack([of_row[at] for at in self._kept], 1)
 

@@ -78,9 +78,10 @@ class Sasrec(TwoTowers):
         """User vectors, [B, D]; without clicks the last norm's bias."""
         e_MD = self.encode_item(batch.items)
         clicks = batch.long_term["click"].padded().beside(batch.clicks).newest(self.config.length)
-        last_UD = e_MD.new_zeros(len(clicks.mask_UT), self.config.width)
+        last_UD = self.positions.new_zeros(len(clicks.mask_UT), self.config.width)
         for request_G, some in clicks.by_length():
-            last_UD = last_UD.index_copy(0, request_G, self._last(some, e_MD))
+            last_GD = self._last(some, e_MD)
+            last_UD = last_UD.index_copy(0, request_G, last_GD.to(last_UD.dtype))
         out: Tensor = self.norm(last_UD).index_select(0, batch.request_B)
         return out
 

@@ -87,7 +87,7 @@ class Zam(TwoTowers):
             return torch.zeros((), device=positive_B.device)
         item_MD1 = self.item(items.item_M[taken_M]).unsqueeze(-1)
         drawn = torch.multinomial(
-            (counts**0.75).cpu(),
+            counts.cpu() ** 0.75,
             title_MN.numel() * self.config.drawn_words,
             replacement=True,
             generator=dice,

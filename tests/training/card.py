@@ -5,8 +5,9 @@
         train(model, ...)
 
 Where there is no card, this shows that everything a step needs was brought to it: as on a card, an
-operation that is given tensors of two devices fails, and nothing leaves it but by `.cpu()`. It says
-nothing of how fast a card is, or of how its sums are rounded.
+operation that is given tensors of two devices fails, as does a draw by the processor's dice, and
+nothing leaves it but by `.cpu()`. It says nothing of how fast a card is, of how its sums are
+rounded, or of autocast.
 """
 
 from __future__ import annotations
@@ -22,13 +23,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 CARD = torch.device("meta")
 _ATEN = torch.ops.aten
 _MADE_OF_OTHERS = torch._C.DispatchKey.CompositeImplicitAutograd
-# What may be given tensors of two devices: copies, and places told by the processor.
-_CROSSING = {
-    _ATEN.copy_.default,
-    _ATEN._to_copy.default,
-    _ATEN.index.Tensor,
-    _ATEN.index_put.default,
-}
+# What may be given tensors of two devices: copies; and, told by the processor, places on the card.
+_COPIES = {_ATEN.copy_.default, _ATEN._to_copy.default}
+_BY_PLACE = {_ATEN.index.Tensor, _ATEN.index_put.default}
 
 
 class OnCard(Tensor):
@@ -82,19 +79,24 @@ class Card(TorchDispatchMode):
 
 
 def _computed(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    given, places = _tensors((args, kwargs)), []
+    if operation in _BY_PLACE:
+        given, places = _tensors((args[0], args[2:], kwargs)), _tensors(args[1])
+    if any(each.device == CARD for each in (*given, *places) if not isinstance(each, OnCard)):
+        raise RuntimeError(f"{operation}: made on the card behind this one's back; use .to()")
     there = [each for each in given if isinstance(each, OnCard)]
     # As on a card, a single number may be the processor's.
     here = [each for each in given if not isinstance(each, OnCard) and each.dim()]
-    if any(each.device == CARD for each in given if not isinstance(each, OnCard)):
-        raise RuntimeError(f"{operation}: made on the card behind this one's back; use .to()")
-    if there and here and operation not in _CROSSING:
+    sought_there = [each for each in places if isinstance(each, OnCard)]
+    if here and (there or sought_there) and operation not in _COPIES:
         raise RuntimeError(
             f"{operation}: tensors on two devices, of the shapes "
             f"{[tuple(each.shape) for each in there]} and {[tuple(each.shape) for each in here]}"
         )
     device = kwargs.get("device")
     on_card = isinstance(given[0], OnCard) if given and device is None else device == CARD
+    if on_card and kwargs.get("generator") is not None:
+        raise RuntimeError(f"{operation}: drawn on the card by the processor's dice")
     held_args, held_kwargs = tree_map_only(OnCard, lambda each: each.held, (args, kwargs))
     if device is not None:
         held_kwargs |= {"device": "cpu"}
@@ -105,3 +107,7 @@ def _computed(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return found
     on_it = tree_map_only(Tensor, OnCard, found)
     return return_and_correct_aliasing(operation, args, kwargs, on_it)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(tree) if isinstance(each, Tensor)]

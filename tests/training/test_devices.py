@@ -15,7 +15,7 @@ def test_the_processor_is_the_default() -> None:
     assert devices.chosen(Settings()) == torch.device("cpu")
 
 
-@pytest.mark.parametrize("wrong", ["gpu", "cuda:", "cuda:x", "mps", ""])
+@pytest.mark.parametrize("wrong", ["gpu", "cuda:", "cuda:x", "cuda:01", "cuda:200", "mps", ""])
 def test_other_words_are_refused(wrong: str) -> None:
     with pytest.raises(ValidationError, match="device"):
         Training(device=wrong)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -71,31 +72,54 @@ def test_what_was_stopped_on_a_card_goes_on_there(
             raise KeyboardInterrupt
 
     with Card():
-        for on_step in (stop, None):
-            model = built(MGDSPR, sizes)
-            model.to(CARD)
-            try:
-                found = train(
-                    model, examples, catalogue, loop, checkpoint=checkpoint, on_step=on_step
-                )
-            except KeyboardInterrupt:
-                assert checkpoint.exists()
+        stopped = built(MGDSPR, sizes).to(CARD)
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped, examples, catalogue, loop, checkpoint=checkpoint, on_step=stop)
+        resumed = MGDSPR.build(sizes).to(CARD)  # other weights: all must come from the checkpoint
+        steps: list[int] = []
+        found = train(
+            resumed,
+            examples,
+            catalogue,
+            loop,
+            checkpoint=checkpoint,
+            on_step=lambda step: steps.append(step.step),
+        )
+    assert steps[0] == 4
     assert found == pytest.approx(losses, rel=1e-3)
 
 
-def test_a_tensor_that_stayed_behind_is_noticed() -> None:
+def test_what_a_card_refuses_is_refused() -> None:
+    here, place, dice = torch.ones(3), torch.tensor([0, 2]), torch.Generator()
     with Card():
-        there = torch.ones(3).to(CARD)
+        there = here.to(CARD)
         assert (there + 1).cpu().tolist() == [2.0, 2.0, 2.0]
-        with pytest.raises(RuntimeError, match="two devices"):
-            there + torch.ones(3)
+        assert there[place].cpu().tolist() == there[place.to(CARD)].cpu().tolist() == [1.0, 1.0]
+        for wrong in (
+            lambda: there + here,
+            lambda: here[place.to(CARD)],
+            lambda: there.index_put((place,), here[:2]),
+        ):
+            with pytest.raises(RuntimeError, match="two devices"):
+                wrong()
+        with pytest.raises(RuntimeError, match="the processor's dice"):
+            torch.empty_like(there).uniform_(generator=dice)
+        with pytest.raises(RuntimeError, match="behind this one's back"):
+            torch.tensor([1.0, 2.0], device=CARD) + there[:2]
 
 
 @_CUDA
 @CASES
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_on_a_real_card_computes_what_the_processor_computes(
-    config: Config, loop: LoopConfig, sizes: Sizes, examples: Examples, catalogue: Catalogue
+    config: Config,
+    loop: LoopConfig,
+    precision: Literal["fp32", "bf16"],
+    sizes: Sizes,
+    examples: Examples,
+    catalogue: Catalogue,
 ) -> None:
+    loop = replace(loop, precision=precision)
     here, there = built(config, sizes), built(config, sizes).to("cuda")
     losses = train(here, examples, catalogue, loop)
-    assert train(there, examples, catalogue, loop)[:4] == pytest.approx(losses[:4], rel=1e-2)
+    assert train(there, examples, catalogue, loop)[:4] == pytest.approx(losses[:4], rel=0.02)

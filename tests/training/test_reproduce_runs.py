@@ -19,6 +19,7 @@ from pagoda.models.tables import Sizes
 from pagoda.windows import DAY_MS
 from tests.oracles import metrics as oracle
 from tests.training import toy
+from tests.training.card import CARD, Card
 from tests.training.small import MGDSPR, built
 from training import loop
 from training.data import Examples
@@ -122,6 +123,18 @@ def test_a_run_is_judged_as_looking_at_every_score_would(
             wanted = leaf[examples.item_B[line]]
             assert abs(found.good[10][line] - shelves[:10].count(wanted)) <= 1
             assert found.good[50][line] == shelves.count(wanted)
+
+
+def test_a_run_on_a_card_is_judged_as_on_the_processor(ground: Ground, tmp_path: Path) -> None:
+    (run,) = runs.runs_of(_only(PARTS[0], BASE.name), tmp_path, 1)
+    expected = runs.once(run, ground, lambda _: None, device=CPU)
+    with Card():
+        found = runs.once(run, ground, lambda _: None, device=CARD)
+    assert (found.device, expected.device) == (str(CARD), "cpu")
+    assert np.array(found.losses) == pytest.approx(np.array(expected.losses), rel=1e-3)
+    assert np.abs(np.subtract(found.ranks, expected.ranks)).mean() < 0.5
+    for one, other in zip(found.zero, expected.zero, strict=True):
+        assert one == other.model_copy(update={"share": pytest.approx(other.share, abs=1e-3)})
 
 
 def test_a_reproduction_that_was_stopped_repeats_nothing(ground: Ground, tmp_path: Path) -> None:

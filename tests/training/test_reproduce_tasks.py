@@ -11,10 +11,11 @@ import psutil
 import pytest
 import typer
 
+from pagoda import settings
 from training.reproduce import tasks
 from training.reproduce.plan import SIZES
 from training.reproduce.runs import SAYS
-from training.reproduce.tasks import Job, side_by_side, tasks_of
+from training.reproduce.tasks import Job, jobs_of, side_by_side, tasks_of
 
 _MEET = """
 import sys, time, pathlib
@@ -50,6 +51,29 @@ def test_tasks_have_each_run_of_the_plan_once(size: str, tmp_path: Path) -> None
         read = {(run.recipe.service, run.recipe.windows, run.recipe.tokenizer) for run in task.runs}
         assert len(read) == 1
         assert task.seconds > 0
+
+
+def test_a_task_lives_in_its_own_home_and_is_told_where_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What else this process knows of Pagoda stays behind."""
+    monkeypatch.setenv("PAGODA_KAFKA__PARTITIONS", "7")
+    (part,) = (each for each in SIZES["small"].parts if each.name == "ablations")
+    (job, *_) = jobs_of(
+        tasks_of(tmp_path, [part], 1),
+        {part.name: tmp_path / "home"},
+        tmp_path,
+        size="small",
+        seeds=1,
+        processes=1,
+        device="cuda:1",
+    )
+    for name, value in job.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PAGODA_KAFKA__PARTITIONS")
+    assert "PAGODA_KAFKA__PARTITIONS" not in job.environment
+    assert settings.load().home == tmp_path / "home"
+    assert settings.load().training.device == "cuda:1"
 
 
 def test_two_are_at_work_at_the_same_time(tmp_path: Path) -> None:

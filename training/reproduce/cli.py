@@ -10,6 +10,7 @@ import typer
 from pagoda import settings as settings_module
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import InputError, NothingToDo
+from training import devices
 from training.reproduce import findings, homes, report, tasks
 from training.reproduce.plan import SIZES, Part, Size, chosen
 
@@ -61,15 +62,19 @@ def mgdspr(
     if show_plan:
         emit_table(planned(folder, parts, count), title=f"{size}, {count} seeds", as_json=as_json)
         return
+    devices.chosen(settings)  # before the data sets are made
     homes_of = {each.name: homes.make(settings, folder / "homes", asked, each) for each in parts}
-    tasks.run(
+    at_once = processes or tasks.at_once()
+    jobs = tasks.jobs_of(
         tasks.tasks_of(folder / "runs", parts, count),
         homes_of,
         folder,
         size=size,
         seeds=count,
-        processes=processes or tasks.at_once(),
+        processes=at_once,
+        device=settings.training.device,
     )
+    tasks.side_by_side(jobs, folder / "logs", processes=at_once)
     path = write_report(folder, asked, size=size, seeds=count)
     if as_json:
         emit_json({"report": str(path), "parts": planned(folder, parts, count)})

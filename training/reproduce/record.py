@@ -91,6 +91,7 @@ class RunRecord(_Record):
         ranks: each judged line's rank; -1 for a miss.
         good: by K, how many of each line's first K stand on the wanted shelf.
         empty: share of lines whose sequence is empty, by sequence.
+        device: what it was trained on.
     """
 
     variant: str
@@ -105,6 +106,7 @@ class RunRecord(_Record):
     good: dict[int, list[int]]
     zero: list[ZeroShare]
     empty: dict[str, float]
+    device: str = "cpu"
 
 
 def path(folder: Path, variant: str, recipe: Recipe) -> Path:

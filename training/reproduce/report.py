@@ -38,14 +38,14 @@ from training.reproduce.variants import (
 )
 
 BARE = next(iter(PLUS_ONE))
-COLDEST = next(iter(LONGER))
+LONGER_BASE = next(iter(LONGER))
 # Tables of a part: title, variants, and whom each is compared with.
 GROUPS: Sequence[tuple[str, Sequence[str], str]] = (
     ("One of the four left out", (BASE.name, BASELINE, *LEAVE_ONE_OUT), BASE.name),
     ("A plain model, and one of the four alone", tuple(PLUS_ONE), BARE),
     ("Pairwise instead of softmax", (SOFTMAX, *PAIRWISE), SOFTMAX),
     ("Sweeps of τ and α", (BASE.name, *SWEPT), BASE.name),
-    ("The ends of the sweep of τ, four epochs", tuple(LONGER), COLDEST),
+    ("The ends of the sweep of τ, four epochs", tuple(LONGER), LONGER_BASE),
     ("Further switches", (BASE.name, *FURTHER), BASE.name),
     ("Ours, beside the paper's form", (BASE.name, OWN), BASE.name),
 )

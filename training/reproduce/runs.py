@@ -144,6 +144,7 @@ def once(
         good={k: good_B.tolist() for k, good_B in zip(KS, good_KB, strict=True)},
         zero=zero,
         empty=empty,
+        device=str(device),
     )
 
 

@@ -70,13 +70,13 @@ def tasks_of(folder: Path, parts: Sequence[Part], seeds: int) -> list[Task]:
 
 
 def _seconds(part: Part, runs: Sequence[Run]) -> float:
-    """What the missing runs take: each the mean of those that are done, or a guess."""
-    done = record.read_runs(each.path for each in runs)
+    """What the missing runs take: an epoch the mean of those that are done, or a guess."""
     left = [each for each in runs if not each.done]
-    if done:
-        return len(left) * sum(sum(each.seconds.values()) for each in done) / len(done)
-    lines, judged = part.rows or _ALL_LINES, part.judged or _WEEK_LINES
     epochs = sum(each.recipe.loop.epochs for each in left)
+    if done := [each for each in runs if each.done]:
+        took = sum(sum(each.seconds.values()) for each in record.read_runs(e.path for e in done))
+        return epochs * took / sum(each.recipe.loop.epochs for each in done)
+    lines, judged = part.rows or _ALL_LINES, part.judged or _WEEK_LINES
     return lines * epochs * _S_PER_LINE + len(left) * judged * _S_PER_JUDGED_LINE
 
 
@@ -89,7 +89,16 @@ def at_once() -> int:
     return max(1, min(_cores(), int(psutil.virtual_memory().total / 1e9 / _TASK_GB)))
 
 
-def run(
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command to be run, and what it finds in its environment."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+def jobs_of(
     tasks: Sequence[Task],
     homes: Mapping[str, Path],
     folder: Path,
@@ -97,14 +106,16 @@ def run(
     size: str,
     seeds: int,
     processes: int,
-) -> None:
-    """Run them all, the longest first. Raises: typer.Exit with the code of one that fails.
+    device: str,
+) -> list[Job]:
+    """Their commands, the longest first.
 
     Args:
         homes: of the parts' data sets, by the part's name. folder: below which runs and logs lie.
-        processes: how many at a time.
+        processes: how many are to be at work at a time. device: setting `training.device`.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // processes))
+    further = {"OMP_NUM_THREADS": threads, "PAGODA_TRAINING__DEVICE": device}
     jobs = []
     for task in sorted(tasks, key=lambda task: task.seconds, reverse=True):
         command = [sys.executable, "-m", "training.reproduce.runs", task.part.name]
@@ -113,21 +124,10 @@ def run(
             Job(
                 name=f"{task.part.name}-{task.rows}".replace(" ", "-"),
                 command=[*command, f"--folder={folder / 'runs'}"],
-                environment=private_home.environment_of(
-                    homes[task.part.name], {"OMP_NUM_THREADS": threads}
-                ),
+                environment=private_home.environment_of(homes[task.part.name], further),
             )
         )
-    side_by_side(jobs, folder / "logs", processes=processes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A command to be run, and what it finds in its environment."""
-
-    name: str
-    command: Sequence[str]
-    environment: Mapping[str, str]
+    return jobs
 
 
 def side_by_side(jobs: Sequence[Job], logs: Path, *, processes: int) -> None:
