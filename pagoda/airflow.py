@@ -6,6 +6,7 @@ a person can watch the whole road by its first run.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -128,8 +129,13 @@ class Airflow:
     def trigger(self, dag: str, params: Mapping[str, Any]) -> Run:
         """Start a run of `dag` now. Raises: InputError if Airflow refuses the parameters."""
         self._call("PATCH", f"/dags/{dag}", json={"is_paused": False})
-        body = {"logical_date": None, "conf": dict(params)}
-        return _run(self._call("POST", f"/dags/{dag}/dagRuns", json=body))
+        # The run's id is made here: whoever asks again starts no second one.
+        run_id = f"manual__{datetime.now(UTC).isoformat()}_{secrets.token_hex(4)}"
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(params)}
+        answer = self._request("POST", f"/dags/{dag}/dagRuns", json=body)
+        if answer.status_code == httpx.codes.CONFLICT:
+            return self.run(Run(dag=dag, run_id=run_id, state="queued"))
+        return _run(_body(answer))
 
     def pause(self, dag: str) -> None:
         """Let no schedule and no asset start `dag`."""
@@ -208,19 +214,26 @@ class Airflow:
         return _body(self._request(method, path, **arguments))
 
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Send it; once the server has answered, reading is patient with a short absence."""
-        give_up_at = time.monotonic() + (_ABSENT_S if self._answered and method == "GET" else 0)
+        """Send it, and once the server has answered, again if it is absent for a short while.
+
+        On SQLite a writer that waits for another's lock can keep the API server from ending the
+        other's request: none is answered until the wait is over, and what then fails with a
+        status of 500 was not done. Whatever is asked here may be asked twice.
+        """
+        give_up_at = time.monotonic() + (_ABSENT_S if self._answered else 0)
         while True:
+            late = time.monotonic() >= give_up_at
             try:
                 answer = self._send(method, path, **arguments)
             except httpx.TransportError as error:
-                if time.monotonic() >= give_up_at:
+                if late:
                     where = self._settings.airflow.url
                     raise DependencyDown("airflow", f"{where}: {error}") from error
-                time.sleep(_ABSENT_POLL_S)
             else:
                 self._answered = True
-                return answer
+                if method == "GET" or late or not answer.is_server_error:
+                    return answer
+            time.sleep(_ABSENT_POLL_S)
 
     def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         if "Authorization" not in self._http.headers:

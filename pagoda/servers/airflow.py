@@ -66,8 +66,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "API_AUTH__JWT_SECRET": hashlib.sha512(
             secret(settings.home, "airflow-jwt").encode()
         ).hexdigest(),
-        # Seconds to wait for another component's write; a busy machine takes more than SQLite's 5.
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
+        # Seconds to wait for another component's write: a busy machine takes more than SQLite's 5,
+        # and workers give a silent API server up after some 30 (`pagoda.airflow.Airflow`).
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=20",
         "LOGGING__BASE_LOG_FOLDER": settings.logs / "airflow",
         "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": settings.logs / "airflow" / "parsed",
         # Reading the DAG files takes seconds of CPU.
