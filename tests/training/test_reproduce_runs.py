@@ -23,7 +23,7 @@ from tests.training.card import CARD, Card
 from tests.training.small import MGDSPR, built
 from training import loop
 from training.data import Examples
-from training.reproduce import findings, record, runs
+from training.reproduce import findings, record, report, runs
 from training.reproduce.attention import attended, related
 from training.reproduce.charts import pareto
 from training.reproduce.cli import planned, write_report
@@ -32,7 +32,15 @@ from training.reproduce.plan import SMALL, Part
 from training.reproduce.record import Facts
 from training.reproduce.report import share
 from training.reproduce.runs import Run
-from training.reproduce.variants import BASE, BASELINE, HINGE, SOFTMAX, TAUS, VARIANTS
+from training.reproduce.variants import (
+    BASE,
+    BASELINE,
+    HINGE,
+    LONGER,
+    SOFTMAX,
+    TAUS,
+    VARIANTS,
+)
 from training.trial import Trial
 from training.vectors import encode_items, encode_lines
 
@@ -262,6 +270,30 @@ def test_each_point_of_the_plot_is_a_variants_means(reproduced: Path) -> None:
         recall = [0 <= rank < 100 for run in of_variant for rank in run.ranks]
         assert float(x) == pytest.approx(np.mean(good), rel=1e-3)
         assert float(y) == pytest.approx(np.mean(recall), rel=1e-3)
+
+
+def test_the_report_says_what_more_steps_make_of_tau(ground: Ground, tmp_path: Path) -> None:
+    ends = (TAUS[min(TAUS)], TAUS[max(TAUS)])
+    part = _only(PARTS[0], *ends, *LONGER)
+    place = tmp_path / "runs" / part.name / "toy"
+    record.write(place / record.GROUND, ground.record())
+    runs.do(runs.runs_of(part, place, 1), ground, advance=_nothing, device=CPU)
+    found = findings.read(tmp_path / "runs", part, 1)
+    assert found
+
+    def recall(variant: str) -> float:
+        (run,) = found.runs[variant]
+        return float(np.mean([0 <= rank < 100 for rank in run.ranks]))
+
+    (_, one, more), (_, _, precise) = report.longer(found)
+    smallest, largest = LONGER
+    assert one.mean == pytest.approx(recall(ends[1]) - recall(ends[0]))
+    assert more.mean == pytest.approx(recall(largest) - recall(smallest))
+    good = [np.mean(found.runs[name][0].good[100]) / 100 for name in (largest, smallest)]
+    assert precise.mean == pytest.approx(good[0] - good[1], abs=1e-6)
+    page = report.render([found], size="small", seeds=1)
+    assert "Is τ a matter of steps?" not in page  # no claim was asked of these
+    assert not report.longer(replace(found, runs={ends[0]: found.runs[ends[0]]}))
 
 
 def test_the_plan_says_what_is_done(reproduced: Path) -> None:

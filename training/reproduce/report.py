@@ -16,6 +16,7 @@ from pagoda.bench import machine
 from training.reproduce import charts
 from training.reproduce.findings import (
     CLAIMS,
+    RECALL,
     RELEVANCE,
     Claim,
     Found,
@@ -35,6 +36,7 @@ from training.reproduce.variants import (
     PLUS_ONE,
     SOFTMAX,
     SWEPT,
+    TAUS,
 )
 
 BARE = next(iter(PLUS_ONE))
@@ -114,6 +116,7 @@ def render(parts: Sequence[Found], *, size: str, seeds: int) -> str:
         parts=parts,
         asked=asked,
         otherwise=[(each, found) for each in asked if (found := _otherwise(each, parts))],
+        longer=[(each, told) for each in parts if (told := longer(each))],
         marks=_MARKS,
         cards=[(each, tables(each)) for each in parts],
         columns=columns,
@@ -146,6 +149,19 @@ def _otherwise(asked: Asked, parts: Sequence[Found]) -> list[tuple[Found, Answer
     """The parts that say otherwise."""
     told = zip(parts, asked.answers, strict=True)
     return [(part, one) for part, one in told if one and one.verdict == "says otherwise"]
+
+
+def longer(found: Found) -> list[tuple[str, Value, Value]]:
+    """By measure: what the largest τ has more than the smallest, after one epoch and after more."""
+    smallest, largest = LONGER
+    of_epochs = {"one": (TAUS[max(TAUS)], TAUS[min(TAUS)]), "more": (largest, smallest)}
+    if not {name for pair in of_epochs.values() for name in pair} <= found.runs.keys():
+        return []
+    told = []
+    for label, metric in (("recall@100", RECALL), (f"{found.ground.relevance}@100", RELEVANCE)):
+        differences = found.differences(of_epochs, metric)
+        told.append((label, differences["one"], differences["more"]))
+    return told
 
 
 def columns(found: Found) -> list[Column]:
