@@ -218,7 +218,8 @@ class Airflow:
 
         On SQLite a writer that waits for another's lock can keep the API server from ending the
         other's request: none is answered until the wait is over, and what then fails with a
-        status of 500 was not done. Whatever is asked here may be asked twice.
+        status of 500 was not done. Whatever is asked here may be asked twice. To reading, 500 is an
+        answer (`started_by`).
         """
         give_up_at = time.monotonic() + (_ABSENT_S if self._answered else 0)
         while True:

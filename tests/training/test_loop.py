@@ -84,6 +84,32 @@ def test_the_same_seed_gives_the_same_losses_and_another_gives_others(
     assert len(first) == 48 // 8
 
 
+def stopped_and_resumed(
+    models: tuple[TwoTowers, TwoTowers],
+    examples: Examples,
+    catalogue: Catalogue,
+    loop: LoopConfig,
+    *,
+    checkpoint: Path,
+    stop_after: int,
+) -> tuple[list[Step], list[Step], list[float]]:
+    """The steps of the first, that is interrupted, and of the second, that goes on; its losses."""
+    stopped, resumed = models
+    before: list[Step] = []
+    after: list[Step] = []
+
+    def interrupt(step: Step) -> None:
+        before.append(step)
+        if step.step == stop_after:
+            raise KeyboardInterrupt
+
+    fit = partial(train, checkpoint=checkpoint)
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, examples, catalogue, loop, on_step=interrupt)
+    losses = fit(resumed, examples, catalogue, loop, on_step=after.append)
+    return before, after, losses
+
+
 @EACH
 @pytest.mark.parametrize(
     "loop",
@@ -105,32 +131,17 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(
     loop = replace(loop, checkpoint_steps=every)
     whole = built(config, sizes)
     losses = train(whole, examples, catalogue, loop)
-    checkpoint = tmp_path / "checkpoint.safetensors"
-
-    def interrupt(step: Step) -> None:
-        if step.step == stop_after:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(
-            built(config, sizes),
-            examples,
-            catalogue,
-            loop,
-            checkpoint=checkpoint,
-            on_step=interrupt,
-        )
+    stopped = built(config, sizes)
     resumed = config.build(sizes)  # other random weights: all must come from the checkpoint
-    steps: list[int] = []
-    found = train(
-        resumed,
+    _, steps, found = stopped_and_resumed(
+        (stopped, resumed),
         examples,
         catalogue,
         loop,
-        checkpoint=checkpoint,
-        on_step=lambda step: steps.append(step.step),
+        checkpoint=tmp_path / "checkpoint.safetensors",
+        stop_after=stop_after,
     )
-    assert steps[0] == stop_after // every * every + 1
+    assert steps[0].step == stop_after // every * every + 1
     assert found == losses
     expected = weights(whole)
     assert all(torch.equal(each, expected[name]) for name, each in weights(resumed).items())
@@ -150,18 +161,16 @@ def test_what_was_stopped_about_the_finish_goes_on_bit_for_bit(
     whole, resumed = built(MGDSPR, sizes), built(MGDSPR, sizes)
     losses = train(whole, examples, catalogue, loop)
     assert len(losses) == 12
-    steps: list[int] = []
-    fit = partial(train, checkpoint=tmp_path / "checkpoint.safetensors")
-
-    def interrupt(step: Step) -> None:
-        assert step.of == 12
-        if step.step == stop_after:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(built(MGDSPR, sizes), examples, catalogue, loop, on_step=interrupt)
-    found = fit(resumed, examples, catalogue, loop, on_step=lambda step: steps.append(step.step))
-    assert steps == list(range(goes_on_with, 13))
+    before, steps, found = stopped_and_resumed(
+        (built(MGDSPR, sizes), resumed),
+        examples,
+        catalogue,
+        loop,
+        checkpoint=tmp_path / "checkpoint.safetensors",
+        stop_after=stop_after,
+    )
+    assert {step.of for step in before} == {12}
+    assert [step.step for step in steps] == list(range(goes_on_with, 13))
     assert found == losses
     expected = weights(whole)
     assert all(torch.equal(each, expected[name]) for name, each in weights(resumed).items())

@@ -19,9 +19,9 @@ from pagoda.models.tables import Sizes
 from pagoda.models.towers import Config
 from tests.training.card import CARD, Card
 from tests.training.small import MGDSPR, SMALL, built
-from tests.training.test_loop import EVERYTHING, FINISHED, HINGE, STREAM
+from tests.training.test_loop import EVERYTHING, FINISHED, HINGE, STREAM, stopped_and_resumed
 from training.data import Examples
-from training.loop import LoopConfig, Step, train
+from training.loop import LoopConfig, train
 from training.vectors import encode_items, encode_lines
 
 # All models in the loop that has most parts, one model in the others.
@@ -65,27 +65,18 @@ def test_what_was_stopped_on_a_card_goes_on_there(
 ) -> None:
     loop = replace(EVERYTHING, checkpoint_steps=3)
     losses = train(built(MGDSPR, sizes), examples, catalogue, loop)
-    checkpoint = tmp_path / "checkpoint.safetensors"
-
-    def stop(step: Step) -> None:
-        if step.step == 5:
-            raise KeyboardInterrupt
-
     with Card():
         stopped = built(MGDSPR, sizes).to(CARD)
-        with pytest.raises(KeyboardInterrupt):
-            train(stopped, examples, catalogue, loop, checkpoint=checkpoint, on_step=stop)
         resumed = MGDSPR.build(sizes).to(CARD)  # other weights: all must come from the checkpoint
-        steps: list[int] = []
-        found = train(
-            resumed,
+        _, steps, found = stopped_and_resumed(
+            (stopped, resumed),
             examples,
             catalogue,
             loop,
-            checkpoint=checkpoint,
-            on_step=lambda step: steps.append(step.step),
+            checkpoint=tmp_path / "checkpoint.safetensors",
+            stop_after=5,
         )
-    assert steps[0] == 4
+    assert steps[0].step == 4
     assert found == pytest.approx(losses, rel=1e-3)
 
 

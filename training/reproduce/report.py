@@ -40,14 +40,14 @@ from training.reproduce.variants import (
 )
 
 BARE = next(iter(PLUS_ONE))
-LONGER_BASE = next(iter(LONGER))
+SMALLEST, LARGEST = LONGER  # of τ, with more epochs
 # Tables of a part: title, variants, and whom each is compared with.
 GROUPS: Sequence[tuple[str, Sequence[str], str]] = (
     ("One of the four left out", (BASE.name, BASELINE, *LEAVE_ONE_OUT), BASE.name),
     ("A plain model, and one of the four alone", tuple(PLUS_ONE), BARE),
     ("Pairwise instead of softmax", (SOFTMAX, *PAIRWISE), SOFTMAX),
     ("Sweeps of τ and α", (BASE.name, *SWEPT), BASE.name),
-    ("The ends of the sweep of τ, four epochs", tuple(LONGER), LONGER_BASE),
+    ("The ends of the sweep of τ, four epochs", tuple(LONGER), SMALLEST),
     ("Further switches", (BASE.name, *FURTHER), BASE.name),
     ("Ours, beside the paper's form", (BASE.name, OWN), BASE.name),
 )
@@ -153,8 +153,7 @@ def _otherwise(asked: Asked, parts: Sequence[Found]) -> list[tuple[Found, Answer
 
 def longer(found: Found) -> list[tuple[str, Value, Value]]:
     """By measure: what the largest τ has more than the smallest, after one epoch and after more."""
-    smallest, largest = LONGER
-    of_epochs = {"one": (TAUS[max(TAUS)], TAUS[min(TAUS)]), "more": (largest, smallest)}
+    of_epochs = {"one": (TAUS[max(TAUS)], TAUS[min(TAUS)]), "more": (LARGEST, SMALLEST)}
     if not {name for pair in of_epochs.values() for name in pair} <= found.runs.keys():
         return []
     told = []
