@@ -138,7 +138,7 @@ class Bst(nn.Module):
         """Query, title, what they share, and the user's statistics, [P, 3 · text width + F]."""
         query_XD = unit_mean(self.word, pairs.user.texts.words_XN)
         query_PD = query_XD[pairs.user.text_B[pairs.line_P]]
-        title_PD = unit_mean(self.word, pairs.targets.title_MN)[pairs.target_P]
+        title_PD = unit_mean(self.word, pairs.targets.title_words())[pairs.target_P]
         stats_PF = pairs.user.stats_UF.index_select(0, request_P)
         return torch.cat([query_PD, title_PD, query_PD * title_PD, stats_PF], -1)
 

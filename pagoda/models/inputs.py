@@ -35,17 +35,17 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class ItemBatch:
-    """M items: numbers for the embedding tables, and padded title words.
+    """M items: numbers for the embedding tables.
 
     Attributes:
         item_M: item numbers; attributes: attribute name to numbers [M].
-        title_MN: word numbers, 0 is padding.
-        title_trigrams: the title's letter trigrams, [M, N], gathered when a model asks for them.
+        title_words, title_trigrams: units of the titles, [M, N], 0 is padding; gathered when a
+            model asks: few do for the many items of sequences.
     """
 
     item_M: Tensor
     attributes: dict[str, Tensor]
-    title_MN: Tensor
+    title_words: Callable[[], Tensor]
     title_trigrams: Callable[[], Tensor]
 
     def take(self, places: Tensor | slice) -> ItemBatch:
@@ -53,7 +53,7 @@ class ItemBatch:
         return ItemBatch(
             item_M=self.item_M[places],
             attributes={name: numbers[places] for name, numbers in self.attributes.items()},
-            title_MN=self.title_MN[places],
+            title_words=lambda: self.title_words()[places],
             title_trigrams=lambda: self.title_trigrams()[places],
         )
 
@@ -310,7 +310,7 @@ def item_batch(numbers: Numbers, catalogue: Catalogue) -> ItemBatch:
             name: torch.from_numpy(catalogue.attributes[name][numbers].astype(np.int64))
             for name in ATTRIBUTES
         },
-        title_MN=_numbers(catalogue.titles.take(numbers)),
+        title_words=lambda: _numbers(catalogue.titles.take(numbers)),
         title_trigrams=lambda: _numbers(catalogue.title_trigrams.take(numbers)),
     )
 

@@ -195,7 +195,7 @@ class Tables(nn.Module):
 
     def title(self, items: ItemBatch) -> Tensor:
         """Mean of the title's words, [M, D]."""
-        return unit_mean(self.word, items.title_MN)
+        return unit_mean(self.word, items.title_words())
 
 
 class ItemEmbedding(nn.Module):

@@ -81,7 +81,7 @@ class Zam(TwoTowers):
     def own_loss(self, items: ItemBatch, positive_B: Tensor, dice: torch.Generator) -> Tensor:
         """`-sum_w log P(w|i)` over the title of each line's item, by negative sampling."""
         taken_M, lines_M = torch.unique(positive_B, return_counts=True)
-        title_MN = items.title_MN[taken_M]
+        title_MN = items.title_words()[taken_M]
         words, counts = torch.unique(title_MN[title_MN > 0], return_counts=True)
         if not self.config.drawn_words or not len(words):
             return torch.zeros((), device=positive_B.device)

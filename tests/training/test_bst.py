@@ -144,7 +144,8 @@ def test_each_switch_changes_the_computation(
 def test_query_and_title_count(sizes: Sizes, pairs: Pairs) -> None:
     plain = logits(SMALL, sizes, pairs)
     query = replace(pairs.user, text_B=(pairs.user.text_B + 1) % len(pairs.user.texts.words_XN))
-    title = replace(pairs.targets, title_MN=pairs.targets.title_MN.flip(0))
+    words_MN = pairs.targets.title_words()
+    title = replace(pairs.targets, title_words=lambda: words_MN.flip(0))
     for other in (replace(pairs, user=query), replace(pairs, targets=title)):
         assert (logits(SMALL, sizes, other) - plain).abs().max() > 1e-4
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 
 from pagoda.models.catalogue import Catalogue
@@ -39,13 +42,17 @@ def test_vectors_have_unit_length_and_the_plain_form_knows_no_user(
     assert len(torch.unique(user_BD, dim=0)) == len(distinct)
 
 
-def test_letters_of_titles_are_cut_only_for_a_model_that_reads_them(
-    sizes: Sizes, tokenizer: Tokenizer
+def test_titles_are_gathered_only_for_a_model_that_reads_them(
+    sizes: Sizes, tokenizer: Tokenizer, batch: UserBatch
 ) -> None:
     catalogue = Catalogue.build(toy.items(), tokenizer)
-    items = item_batch(catalogue.numbers(catalogue.keys), catalogue)
+    items = item_batch(np.arange(len(catalogue) + 1), catalogue)
+    of_sequences = replace(batch, items=items)
     with torch.no_grad():
+        built(MGDSPR, sizes).encode_user(of_sequences)
+        assert "titles" not in vars(catalogue)
         built(MGDSPR, sizes).encode_item(items)
+        assert "titles" in vars(catalogue)
         assert "title_trigrams" not in vars(catalogue)
         built(DSSM, sizes).encode_item(items)
         assert "title_trigrams" in vars(catalogue)

@@ -79,10 +79,11 @@ def test_the_words_loss_is_of_taken_items_and_no_own_word_is_a_negative(
 ) -> None:
     model = zam(ZAM, sizes)
     two = item_batch(np.array([3, 9]), catalogue)
-    alike = replace(two, title_MN=two.title_MN[[0, 0]])
+    alike_MN = two.title_words()[[0, 0]]
+    alike = replace(two, title_words=lambda: alike_MN)
     dice = torch.Generator().manual_seed(0)
     loss = model.own_loss(alike, torch.tensor([1, 1, 1]), dice)
-    words = alike.title_MN[1][alike.title_MN[1] > 0]
+    words = alike_MN[1][alike_MN[1] > 0]
     score = model.word(words) @ model.item.weight[9]
     torch.testing.assert_close(loss, -torch.nn.functional.logsigmoid(score).sum())
     loss.backward()  # type: ignore[no-untyped-call]
