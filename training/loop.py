@@ -34,6 +34,8 @@ from training.mining import Mined
 from training.negatives import Chances, Memory, Negatives
 from training.optimisers import AdagradConfig, descend
 
+Precision = Literal["fp32", "bf16"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rewards:
@@ -101,7 +103,7 @@ class LoopConfig:
     frequency: FrequencyConfig | None = None
     rewards: Rewards | None = None
     margin: float = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     optimiser: AdagradConfig = field(default_factory=AdagradConfig)
     finish: Finish | None = None
     seed: int = 0

@@ -76,7 +76,7 @@ def sampled_softmax(
             correction_BN = correction_BN.scatter(1, positive_B.unsqueeze(1), 0.0)
         logit_BN = logit_BN + correction_BN
     logit_BN = logit_BN.masked_fill(excluded_BN, -torch.inf)
-    if further_BK is not None:
+    if further_BK is not None and further_BK.shape[1]:  # to join nothing would copy all
         logit_BN = torch.cat([logit_BN, further_BK], 1)
     if reward_B is None:
         return functional.cross_entropy(logit_BN, positive_B)

@@ -8,6 +8,10 @@ BENCHES: dict[str, tuple[str, str]] = {
     "features": ("jobs.bench.features:app", "Histories of user-days: Spark, DuckDB, Polars."),
     "pit": ("training.bench:app", "The point-in-time join: Feast, Polars, DuckDB."),
     "train": ("training.bench_towers:app", "Towers: samples a CPU second, beside the plain way."),
+    "device": (
+        "training.bench_device:app",
+        "Towers on the device of the settings, batch by batch.",
+    ),
     "stream": ("jobs.bench.stream:app", "The consumer beside bare Kafka loops; how fresh it is."),
     "online": ("jobs.bench.online:app", "One user's features: Pagoda, Feast, a bare HMGET."),
 }

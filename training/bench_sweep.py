@@ -1,0 +1,157 @@
+"""What `pagoda bench device` lets run: one model on one device, a size of batches after another.
+
+python -m training.bench_sweep MODEL --device cuda --precision bf16 --compiled --batch 256 ...
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import pairwise
+from typing import Annotated, Any
+from unittest import mock
+
+import torch
+import typer
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from pagoda.console import run
+from pagoda.models.base import TwoTowers
+from pagoda.models.catalogue import Catalogue
+from pagoda.models.inputs import ItemBatch, UserBatch
+from pagoda.models.tables import Sizes
+from pagoda.watch import measured
+from training.bench_ways import LINES, STATS, Kind, catalogue, config, examples, first, timed
+from training.data import Examples
+from training.loop import LoopConfig, Precision, Step, train
+from training.optimisers import AdagradConfig
+
+WARM = 3  # steps of each size that do not count: they compile, and allocate
+_SIDE = {"cpu": 2_048, "cuda": 8_192}  # of the square matrices that say what the peak is
+_PRODUCTS = 10
+_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    kind: Annotated[Kind, typer.Argument()],
+    batch: Annotated[list[int], typer.Option()],
+    device: Annotated[str, typer.Option()] = "cpu",
+    precision: Annotated[Precision, typer.Option()] = "fp32",
+    compiled: Annotated[bool, typer.Option("--compiled")] = False,
+    width: Annotated[int, typer.Option()] = 64,
+    steps: Annotated[int, typer.Option()] = 10,
+    items: Annotated[int, typer.Option()] = 70_000,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train on batches of each size in turn; says what their steps took, beside the peak."""
+    on = torch.device(device)
+    made = catalogue(items, seed=seed)
+    torch.manual_seed(seed)
+    model: TwoTowers = config(kind, width).build(
+        Sizes.of(made, made.tokenizer, stats=["s"] * STATS)
+    )
+    model.to(on)
+    trained = Compiled(model) if compiled else model
+    weights = deepcopy(model.state_dict())
+    sizes: list[dict[str, Any]] = []
+    with measured(device=name_of(on), peak=peak(on, precision), sizes=sizes):
+        for lines in batch:
+            requests = max(lines // LINES, 1)
+            rows = examples(made, requests=requests * (WARM + steps), seed=seed)
+            loop = LoopConfig(
+                requests_per_batch=requests,
+                seed=seed,
+                precision=precision,
+                optimiser=AdagradConfig(dense_lr=0.001),
+            )
+            model.load_state_dict(weights)  # losses say nothing where sizes go on from each other
+            said = sweep(trained, rows, made, loop)
+            work = operations(lambda: train(model, first(rows, requests), made, loop), on)  # noqa: B023
+            sizes.append({"lines": requests * LINES, "operations": work, **said})
+
+
+def sweep(model: TwoTowers, rows: Examples, made: Catalogue, loop: LoopConfig) -> dict[str, Any]:
+    """Train on the rows; median seconds of a step, the first step's, and the loader's of a step."""
+    device = model.device
+    on_card = device.type == "cuda"
+    loading: list[float] = []
+    ends = [time.perf_counter()]
+
+    def on_step(step: Step) -> None:  # noqa: ARG001
+        if on_card:
+            torch.cuda.synchronize(device)
+        ends.append(time.perf_counter())
+
+    if on_card:
+        torch.cuda.reset_peak_memory_stats(device)
+    with mock.patch("training.loop.batches", timed(loading, time.perf_counter)):
+        losses = train(model, rows, made, loop, on_step=on_step)
+    took = [end - start for start, end in pairwise(ends)]
+    return {
+        "losses": losses,
+        "step_s": statistics.median(took[WARM:]),
+        "first_s": took[0],
+        "loading_s": statistics.median(loading[WARM:]),
+        "card_mb": torch.cuda.max_memory_allocated(device) / 1e6 if on_card else 0,
+    }
+
+
+class Compiled(TwoTowers):
+    """Another model's towers, compiled; lengths and numbers of rows are variables of the code."""
+
+    def __init__(self, inner: TwoTowers) -> None:
+        super().__init__()
+        self.inner = inner
+        self._user = torch.compile(inner.encode_user, dynamic=True)
+        self._item = torch.compile(inner.encode_item, dynamic=True)
+
+    def encode_user(self, batch: UserBatch) -> Tensor:
+        """As the model does."""
+        return self._user(batch)
+
+    def encode_item(self, items: ItemBatch) -> Tensor:
+        """As the model does."""
+        return self._item(items)
+
+
+def operations(work: Callable[[], object], device: torch.device) -> int:
+    """Floating-point operations of the matrix products within some work, backward included.
+
+    A product of [m, k] and [k, n] counts 2 m k n; what is done element by element counts nothing,
+    as usual. Fused recurrent kernels, which the counter does not know, are taken apart meanwhile.
+    """
+    fused = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
+    with FlopCounterMode(display=False) as counter, fused.flags(enabled=False):
+        work()
+    return int(counter.get_total_flops())
+
+
+def peak(device: torch.device, precision: Precision) -> float:
+    """Operations a second of a product of large matrices there: the best of some."""
+    side = _SIDE[device.type]
+    matrix = torch.randn(side, side, device=device, dtype=_DTYPE[precision])
+    best = 0.0
+    for _ in range(_PRODUCTS):
+        began = time.perf_counter()
+        matrix @ matrix
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = max(best, 2 * side**3 / (time.perf_counter() - began))
+    return best
+
+
+def name_of(device: torch.device) -> str:
+    """What is computed on, and with how many threads if it is the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    run(app)
