@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, TypeVar
 
 import orjson
@@ -19,6 +20,7 @@ from rich.table import Table
 from pagoda.errors import PagodaError
 
 _WIDE = 160  # columns where nobody says how many: a log or a pipe; a narrow table loses text
+LINE_EVERY_S = 30.0  # of long work, in a log
 _T = TypeVar("_T")
 
 
@@ -51,7 +53,7 @@ def run(app: typer.Typer | Callable[[], Any]) -> None:
 
 
 def configure_logging() -> None:
-    """Key-value log lines on stderr; JSON where nobody watches."""
+    """Key-value log lines on stderr, in colours on a terminal."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     # These clients log what they also raise, and that a machine is busy.
     for client in ("kafka", "pymilvus"):
@@ -75,8 +77,20 @@ def configure_logging() -> None:
 
 
 def watched(steps: Sequence[_T], what: str) -> Iterable[_T]:
-    """The steps, with a bar on a terminal that goes when they are done."""
-    return track(steps, what, console=people, transient=True) if people.is_terminal else steps
+    """The steps, with a bar that goes when they are done; without a terminal a line at times."""
+    if people.is_terminal:
+        return track(steps, what, console=people, transient=True)
+    return _told(steps, what)
+
+
+def _told(steps: Sequence[_T], what: str) -> Iterator[_T]:
+    began = said = time.monotonic()
+    for done, step in enumerate(steps):
+        now = time.monotonic()
+        if now - said >= LINE_EVERY_S:
+            people.print(f"{what}: {done:,} of {len(steps):,} after {now - began:.0f} s")
+            said = now
+        yield step
 
 
 def emit_json(value: Any) -> None:
