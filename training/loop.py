@@ -380,8 +380,10 @@ class Objective:
         if config.log_q != "off":
             log_q_N = torch.from_numpy(self._chances.log_q(items_N, remembered=remembered))
             log_q_N = log_q_N.to(model.device)
+        of_positive_B1: Tensor | float = 0.0
         if log_q_N is not None and config.log_q == "all":
-            hard_BK = hard_BK - log_q_N[batch.positive_B].unsqueeze(1)
+            of_positive_B1 = log_q_N[batch.positive_B].unsqueeze(1)
+        hard_BK = hard_BK - of_positive_B1
         further_BK = hard_BK
         if config.mix:
             mixed_BK = mixed(
@@ -391,6 +393,8 @@ class Objective:
                 mix=config.mix,
                 dice=dice,
             )
+            if config.mix.corrected:
+                mixed_BK = mixed_BK - of_positive_B1
             further_BK = torch.cat([mixed_BK, hard_BK], 1)
         reward_B = None
         if config.rewards:

@@ -20,12 +20,16 @@ class Mix:
         most: hard negatives of a line, the largest scores; a third of the columns where those are
             fewer than three times as many.
         through_positive: whether the gradient flows into `i⁺` through the mix too.
+        corrected: where log q corrects the positive's score, by as much: the odds between the two
+            are then those of their scores alone. Without, a mix of a rare item weighs next to
+            nothing beside it.
     """
 
     low: float = 0.4
     high: float = 0.6
     most: int = 684
     through_positive: bool = True
+    corrected: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pagoda.models.base import TwoTowers
+from pagoda.models.catalogue import MAX_TITLE_WORDS
 from pagoda.models.inputs import Bags, Blocks, ItemBatch, Padded, UserBatch
 from pagoda.models.last_item import last_clicked
 from pagoda.models.parts import (
@@ -30,11 +31,13 @@ from pagoda.models.parts import (
     attend,
     attention_weights,
     masked_mean,
+    mlp,
     unit_mean,
 )
 from pagoda.models.tables import ItemTower, Sizes, Tables
 
-QUERY_ROWS = ("gram_1", "gram_2", "seg", "seg_seq", "his_seq", "mix")
+_UNITS = ("gram_1", "gram_2", "seg", "seg_seq", "his_seq")
+QUERY_ROWS = (*_UNITS, "mix")
 _LONG_TERM_ATTRIBUTES = ("shop", "leaf", "brand")
 
 
@@ -50,8 +53,12 @@ class MgdsprConfig:
             McAuley, ICDM 2018); the paper has none.
         item_side: items carry category, brand and shop (False: their id alone, as printed).
         mgs: multi-granular query units (False: the mean of the words is the only row).
-        drop_rows: query rows left out of Q_mgs, by name.
-        trm: fusion by self-attention (False: mean of the tokens through a linear layer).
+        drop_rows: query rows left out of Q_mgs, and of the sum of the others, by name.
+        fusion: of the tokens into one vector: by self-attention, whose output at CLS is read;
+            `others`: CLS attends to all but itself; `concat`: behind each other through a DNN;
+            `mean`: their mean through a linear layer.
+        stats: the user's statistics are one more token.
+        title: what is averaged of a title: its words as they are, or after an LSTM or Transformer.
         zero_vector: a query may attend to nothing.
         scaled_attention: divide scores by sqrt(D / heads); the paper prints none.
     """
@@ -66,7 +73,9 @@ class MgdsprConfig:
     item_side: bool = True
     mgs: bool = True
     drop_rows: tuple[str, ...] = ()
-    trm: bool = True
+    fusion: Literal["self_attention", "others", "concat", "mean"] = "self_attention"
+    stats: bool = False
+    title: Literal["words", "lstm", "transformer"] = "words"
     zero_vector: bool = True
     scaled_attention: bool = False
 
@@ -74,8 +83,10 @@ class MgdsprConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
         unknown = set(self.drop_rows) - set(QUERY_ROWS)
-        if unknown or len(self.drop_rows) == len(QUERY_ROWS):
-            raise ValueError(f"drop_rows must be some, not all, of {QUERY_ROWS}: {self.drop_rows}")
+        if unknown or not set(_UNITS) - set(self.drop_rows):
+            raise ValueError(
+                f"drop_rows must be of {QUERY_ROWS} and leave another than mix: {self.drop_rows}"
+            )
 
     @property
     def rows(self) -> int:
@@ -97,7 +108,11 @@ class Mgdspr(TwoTowers):
         self.config = config
         width = config.width
         self.item_tower = ItemTower(
-            sizes, width=width, attribute_width=config.attribute_width, side=config.item_side
+            sizes,
+            width=width,
+            attribute_width=config.attribute_width,
+            side=config.item_side,
+            reader=_title_reader(config),
         )
         if config.query == "text":
             self.query = QueryUnits(config)
@@ -113,11 +128,9 @@ class Mgdspr(TwoTowers):
                 },
             }
         )
-        self.fusion: nn.Module = (
-            ClsFusion(width, config.heads, scaled=config.scaled_attention)
-            if config.trm
-            else MeanFusion(width)
-        )
+        self.fusion = _fusion(config)
+        if config.stats:
+            self.stats = nn.Linear(sizes.stats, width)
 
     def encode_item(self, items: ItemBatch) -> Tensor:
         """Item vectors, [M, D] (1.4)."""
@@ -142,8 +155,12 @@ class Mgdspr(TwoTowers):
             self._attend_sequence(q_mgs_CED, self.short_term, e_MD, batch.short_term, blocks),
             self._attend_long_term(q_mgs_CED, batch),
         ]
-        hidden_BQD = [blocks.by_line(each.view(len(each), -1, Q, D)) for each in hidden_CED]
-        out: Tensor = self.fusion(torch.cat([q_mgs_BQD, *hidden_BQD], 1))
+        tokens = [q_mgs_BQD]
+        tokens += [blocks.by_line(each.view(len(each), -1, Q, D)) for each in hidden_CED]
+        if self.config.stats:
+            stats_UD = self.stats(batch.stats_UF)
+            tokens.append(stats_UD.index_select(0, batch.request_B).unsqueeze(1))
+        out: Tensor = self.fusion(torch.cat(tokens, 1))
         return out
 
     def query_rows(self, batch: UserBatch) -> Tensor:
@@ -214,11 +231,8 @@ class QueryUnits(nn.Module):
     def __init__(self, config: MgdsprConfig) -> None:
         super().__init__()
         self.config = config
-        self.positions = nn.Parameter(torch.randn(config.max_words, config.width) * 0.01)
-        self.transformer = TransformerLayer(
-            config.width, config.heads, scaled=config.scaled_attention
-        )
-        self._kept = [at for at, row in enumerate(QUERY_ROWS) if row not in config.drop_rows]
+        self.in_order = WordTransformer(config, most=config.max_words)
+        self._kept = [at for at, row in enumerate(_UNITS) if row not in config.drop_rows]
 
     def forward(self, tables: Tables, batch: UserBatch) -> Tensor:
         """[B, Q, D]; a row without units is zero."""
@@ -233,22 +247,18 @@ class QueryUnits(nn.Module):
                 unit_mean(tables.trigram, texts.trigrams_XN),
                 unit_mean(tables.bigram, texts.bigrams_XN),
                 seg_XD,
-                self._seg_seq(words_XND, mask_XN),
+                masked_mean(self.in_order(words_XND, mask_XN), mask_XN),
             ],
             dim=1,
         )
         rows_B4D = rows_X4D.index_select(0, batch.text_B)
         his_seq_B1D = self._his_seq(tables, rows_B4D[:, 2:3], batch)
-        rows_B5D = torch.cat([rows_B4D, his_seq_B1D], 1)
-        mix_B1D = rows_B5D.sum(1, keepdim=True)
         # Not by a list of places: each would be copied to the card at every step.
-        of_row = torch.cat([rows_B5D, mix_B1D], 1).unbind(1)
-        return torch.stack([of_row[at] for at in self._kept], 1)
-
-    def _seg_seq(self, words_XND: Tensor, mask_XN: Tensor) -> Tensor:
-        length = words_XND.shape[1]
-        encoded_XND = self.transformer(words_XND + self.positions[:length], mask_XN)
-        return masked_mean(encoded_XND, mask_XN)
+        of_row = torch.cat([rows_B4D, his_seq_B1D], 1).unbind(1)
+        kept_BQD = torch.stack([of_row[at] for at in self._kept], 1)
+        if "mix" in self.config.drop_rows:
+            return kept_BQD
+        return torch.cat([kept_BQD, kept_BQD.sum(1, keepdim=True)], 1)
 
     def _his_seq(self, tables: Tables, seg_B1D: Tensor, batch: UserBatch) -> Tensor:
         """`softmax(q_seg · x^T) x` over the previous queries, zero without any."""
@@ -259,6 +269,33 @@ class QueryUnits(nn.Module):
             batch.queries.mask_UT.index_select(0, batch.request_B),
             zero_vector=False,
         )
+
+
+class WordTransformer(nn.Module):
+    """Words in their order: learned positions and one layer of a transformer (1.2)."""
+
+    def __init__(self, config: MgdsprConfig, *, most: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(most, config.width) * 0.01)
+        self.layer = TransformerLayer(config.width, config.heads, scaled=config.scaled_attention)
+
+    def forward(self, words_XND: Tensor, mask_XN: Tensor) -> Tensor:
+        """[X, N, D]."""
+        out: Tensor = self.layer(words_XND + self.positions[: words_XND.shape[1]], mask_XN)
+        return out
+
+
+class WordLstm(nn.Module):
+    """Words in their order, by an LSTM; padding is on the right and it is causal."""
+
+    def __init__(self, config: MgdsprConfig) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(config.width, config.width, batch_first=True)
+
+    def forward(self, words_XND: Tensor, mask_XN: Tensor) -> Tensor:  # noqa: ARG002
+        """[X, N, D]."""
+        out: Tensor = self.lstm(words_XND)[0]
+        return out
 
 
 class RealTime(nn.Module):
@@ -279,8 +316,21 @@ class RealTime(nn.Module):
         return out
 
 
+class ConcatFusion(nn.Module):
+    """In the fusion's place: the tokens behind each other through a DNN (1.7)."""
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        self.dnn = mlp([tokens * width, 4 * width, width])
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """[B, D]."""
+        out: Tensor = self.dnn(tokens_BTD.flatten(1))
+        return out
+
+
 class MeanFusion(nn.Module):
-    """The ablation without the fusion transformer: mean of the tokens, then linear."""
+    """The ablation without the fusion transformer: mean of the tokens, then linear (1.7)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -290,6 +340,29 @@ class MeanFusion(nn.Module):
         """[B, D]."""
         out: Tensor = self.linear(tokens_BTD.mean(1))
         return out
+
+
+def _fusion(config: MgdsprConfig) -> nn.Module:
+    match config.fusion:
+        case "concat":
+            return ConcatFusion(config.width, 4 * config.rows + config.stats)
+        case "mean":
+            return MeanFusion(config.width)
+    return ClsFusion(
+        config.width,
+        config.heads,
+        scaled=config.scaled_attention,
+        itself=config.fusion == "self_attention",
+    )
+
+
+def _title_reader(config: MgdsprConfig) -> nn.Module | None:
+    match config.title:
+        case "lstm":
+            return WordLstm(config)
+        case "transformer":
+            return WordTransformer(config, most=MAX_TITLE_WORDS)
+    return None
 
 
 def _means(values_M: Tensor, bags: Bags) -> Tensor:

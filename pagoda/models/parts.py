@@ -120,12 +120,16 @@ class ClsFusion(nn.Module):
 
     moves both projections out of the tokens: the same numbers for 1/25 of the work. The key's
     bias adds the same to every score of a head and drops out of the softmax.
+
+    Args:
+        itself: CLS attends to itself too.
     """
 
-    def __init__(self, width: int, heads: int, *, scaled: bool) -> None:
+    def __init__(self, width: int, heads: int, *, scaled: bool, itself: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.scale = (width // heads) ** -0.5 if scaled else 1.0
+        self.itself = itself
         self.cls = nn.Parameter(torch.randn(width) * 0.02)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width, bias=False)
@@ -135,7 +139,7 @@ class ClsFusion(nn.Module):
     def forward(self, tokens_BTD: Tensor) -> Tensor:
         """[B, D]."""
         B, _, D = tokens_BTD.shape
-        x_BTD = torch.cat([self.cls.expand(B, 1, D), tokens_BTD], 1)
+        x_BTD = torch.cat([self.cls.expand(B, 1, D), tokens_BTD], 1) if self.itself else tokens_BTD
         query_H1K = self.query(self.cls).view(self.heads, 1, -1)
         probe_HD = torch.bmm(query_H1K, self.key.weight.view(self.heads, -1, D)).squeeze(1)
         weight_BTH = (x_BTD @ probe_HD.T * self.scale).softmax(1)

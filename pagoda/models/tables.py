@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pagoda.models.behaviour import stats_width
 from pagoda.models.catalogue import ATTRIBUTES, Catalogue
 from pagoda.models.inputs import ItemBatch, TextBatch
-from pagoda.models.parts import unit_mean
+from pagoda.models.parts import masked_mean, unit_mean
 from pagoda.text import Tokenizer
 
 TEXT_UNITS = 3  # words, word bigrams, letter trigrams
@@ -226,11 +226,25 @@ class ItemEmbedding(nn.Module):
 
 
 class ItemTower(ItemEmbedding):
-    """MGDSPR's: `item = e_i + tanh(W_t mean(title))`."""
+    """MGDSPR's: `item = e_i + tanh(W_t mean(title))`.
 
-    def __init__(self, sizes: Sizes, *, width: int, attribute_width: int, side: bool) -> None:
+    Args:
+        reader: what reads the title's words, [M, N, D] and their mask, before the mean; None: they
+            are averaged as they are.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        width: int,
+        attribute_width: int,
+        side: bool,
+        reader: nn.Module | None = None,
+    ) -> None:
         super().__init__(sizes, width=width, attribute_width=attribute_width, side=side)
         self.title = nn.Linear(width, width, bias=False)
+        self.reader = reader
 
     def forward(self, items: ItemBatch) -> Tensor:
         """Item vectors, [M, D]; nothing is normalised."""
@@ -238,5 +252,12 @@ class ItemTower(ItemEmbedding):
 
     def titled(self, e_MD: Tensor, items: ItemBatch) -> Tensor:
         """The same from items that are embedded already."""
-        out: Tensor = e_MD + torch.tanh(self.title(self.tables.title(items)))
+        out: Tensor = e_MD + torch.tanh(self.title(self._title(items)))
         return out
+
+    def _title(self, items: ItemBatch) -> Tensor:
+        if self.reader is None:
+            return self.tables.title(items)
+        word_MN = items.title_words()
+        mask_MN = word_MN > 0
+        return masked_mean(self.reader(self.tables.word(word_MN), mask_MN), mask_MN)

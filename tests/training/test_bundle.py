@@ -75,7 +75,7 @@ def test_every_problem_is_named_at_once(path: Path) -> None:
         (lambda m: m.update(width=8), r"\[60, 16\], expected \[60, 8\]"),
         (lambda m: m["model"].update(kind="other"), "model kind 'other'"),
         (lambda m: m["model"]["sizes"].update(item=7), "size mismatch"),
-        (lambda m: m["model"]["config"].update(trm=False), "fusion"),
+        (lambda m: m["model"]["config"].update(fusion="mean"), "fusion"),
         (lambda m: m.update(format=2), "format"),
         (lambda m: m.pop("windows"), "windows"),
         (lambda m: m.update(surprise=1), "surprise"),

@@ -145,7 +145,12 @@ SWITCHES: list[tuple[Config, dict[str, object]]] = [
     (MGDSPR, {"query": "last_item"}),
     (MGDSPR, {"item_side": False}),
     (MGDSPR, {"mgs": False}),
-    (MGDSPR, {"trm": False}),
+    (MGDSPR, {"fusion": "others"}),
+    (MGDSPR, {"fusion": "concat"}),
+    (MGDSPR, {"fusion": "mean"}),
+    (MGDSPR, {"stats": True}),
+    (MGDSPR, {"title": "lstm"}),
+    (MGDSPR, {"title": "transformer"}),
     (MGDSPR, {"zero_vector": False}),
     (MGDSPR, {"scaled_attention": True}),
     *((MGDSPR, {"drop_rows": (row,)}) for row in QUERY_ROWS),
@@ -171,8 +176,9 @@ def test_each_switch_changes_the_computation(
         base.state_dict(), strict=False
     )  # the same weights where both have them
     with torch.no_grad():
-        difference = changed.encode_user(batch) - base.encode_user(batch)
-    assert difference.abs().max() > 1e-4
+        of_users = changed.encode_user(batch) - base.encode_user(batch)
+        of_items = changed.encode_item(batch.items) - base.encode_item(batch.items)
+    assert max(of_users.abs().max(), of_items.abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("share", ["dropout", "embedding_dropout"])

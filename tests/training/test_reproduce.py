@@ -50,12 +50,11 @@ from training.reproduce.variants import (
 
 _NO = {
     "mgs": {"model.mgs": False},
-    "trm": {"model.trm": False},
+    "trm": {"model.fusion": "mean"},
     "tau": {"loop.temperature": 1.0},
     "i_mix": {"loop.mix": None},
 }
 _BARE = {key: value for each in _NO.values() for key, value in each.items()}
-_MIX = {"most": 684, "through_positive": True}
 DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
     "mgdspr": {},
     **{f"without {name}": fields for name, fields in _NO.items()},
@@ -69,16 +68,37 @@ DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
     "without zero vector": {"model.zero_vector": False},
     "scaled attention": {"model.scaled_attention": True},
     "id alone": {"model.item_side": False},
+    "CLS sees the others only": {"model.fusion": "others"},
+    "concat and DNN": {"model.fusion": "concat"},
+    "LSTM over titles": {"model.title": "lstm"},
+    "transformer over titles": {"model.title": "transformer"},
+    "with user statistics": {"model.stats": True},
     "without log q": {"loop.log_q": "off"},
     "negatives of the pool": {
         "loop.log_q": "off",
         "loop.negatives.batch": False,
         "loop.negatives.uniform": 2048,
     },
+    "negatives of batch and pool": {"loop.negatives.uniform": 1024},
+    "negatives of batch and memory": {
+        "loop.negatives.memory": 4,
+        "loop.negatives.memory_after": 100,
+    },
     **{f"tau {tau:g}": {"loop.temperature": tau} for tau in (0.5, 4.0, 8.0)},
     "alpha 0": {"loop.mix.low": 0.0, "loop.mix.high": 0.0},
     "alpha 0.1–0.3": {"loop.mix.low": 0.1, "loop.mix.high": 0.3},
     "alpha 0.7–0.9": {"loop.mix.low": 0.7, "loop.mix.high": 0.9},
+    "alpha 0, corrected": {
+        "loop.mix.low": 0.0,
+        "loop.mix.high": 0.0,
+        "loop.mix.corrected": True,
+    },
+    "alpha 0.4–0.6, corrected": {"loop.mix.corrected": True},
+    "alpha 0.7–0.9, corrected": {
+        "loop.mix.low": 0.7,
+        "loop.mix.high": 0.9,
+        "loop.mix.corrected": True,
+    },
     "tau 0.5, 4 epochs": {"loop.temperature": 0.5, "loop.epochs": 4},
     "tau 8, 4 epochs": {"loop.temperature": 8.0, "loop.epochs": 4},
 }

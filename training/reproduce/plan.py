@@ -18,6 +18,7 @@ from training.reproduce.variants import (
     BASELINE,
     HINGE,
     LEAVE_ONE_OUT,
+    MIX_CORRECTED,
     SWEPT,
     VARIANTS,
     YEAR,
@@ -124,6 +125,7 @@ FULL = Size(
             _noise(
                 noise,
                 HINGE,
+                MIX_CORRECTED,
                 *(SWEPT if noise == _NOISES[1] else ()),
                 rows=120_000,
                 judged=10_000,

@@ -28,6 +28,7 @@ from training.reproduce.ground import MEANT
 from training.reproduce.variants import (
     BASE,
     BASELINE,
+    CORRECTED,
     FURTHER,
     LEAVE_ONE_OUT,
     LONGER,
@@ -47,6 +48,7 @@ GROUPS: Sequence[tuple[str, Sequence[str], str]] = (
     ("A plain model, and one of the four alone", tuple(PLUS_ONE), BARE),
     ("Pairwise instead of softmax", (SOFTMAX, *PAIRWISE), SOFTMAX),
     ("Sweeps of τ and α", (BASE.name, *SWEPT), BASE.name),
+    ("I_mix corrected by log q as the taken item is", (SOFTMAX, *CORRECTED), SOFTMAX),
     ("The ends of the sweep of τ, four epochs", tuple(LONGER), SMALLEST),
     ("Further switches", (BASE.name, *FURTHER), BASE.name),
     ("Ours, beside the paper's form", (BASE.name, OWN), BASE.name),

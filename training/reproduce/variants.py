@@ -41,7 +41,7 @@ BASE = Recipe(
 # What the paper adds to a plain model, and what it is without each.
 FOUR: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "mgs": {"model": {"mgs": False}},
-    "trm": {"model": {"trm": False}},
+    "trm": {"model": {"fusion": "mean"}},
     "tau": {"loop": {"temperature": 1.0}},
     "i_mix": {"loop": {"mix": None}},
 }
@@ -62,8 +62,8 @@ def without(*names: str) -> Recipe:
     return recipe
 
 
-def _mixing(low: float, high: float) -> Recipe:
-    return changed(BASE, loop={"mix": Mix(low=low, high=high)})
+def _mixing(low: float, high: float, *, corrected: bool = False) -> Recipe:
+    return changed(BASE, loop={"mix": Mix(low=low, high=high, corrected=corrected)})
 
 
 BASELINE = "alpha-DNN"
@@ -78,9 +78,18 @@ FURTHER = {
     "without zero vector": changed(BASE, model={"zero_vector": False}),
     "scaled attention": changed(BASE, model={"scaled_attention": True}),
     "id alone": changed(BASE, model={"item_side": False}),
+    "CLS sees the others only": changed(BASE, model={"fusion": "others"}),
+    "concat and DNN": changed(BASE, model={"fusion": "concat"}),
+    "LSTM over titles": changed(BASE, model={"title": "lstm"}),
+    "transformer over titles": changed(BASE, model={"title": "transformer"}),
+    "with user statistics": changed(BASE, model={"stats": True}),
     "without log q": changed(BASE, loop={"log_q": "off"}),
     "negatives of the pool": changed(
         BASE, loop={"negatives": Negatives(batch=False, uniform=2048), "log_q": "off"}
+    ),
+    "negatives of batch and pool": changed(BASE, loop={"negatives": Negatives(uniform=1024)}),
+    "negatives of batch and memory": changed(
+        BASE, loop={"negatives": Negatives(memory=4, memory_after=100)}
     ),
 }
 # The hinge has no I_mix: what it is compared with is the softmax without.
@@ -101,6 +110,12 @@ SWEPT = {
     "alpha 0.1–0.3": _mixing(0.1, 0.3),
     "alpha 0.7–0.9": _mixing(0.7, 0.9),
 }
+# Whether I_mix says too little because log q lifts the positive alone: the sweep's middle and ends.
+CORRECTED = {
+    f"alpha {alpha}, corrected": _mixing(low, high, corrected=True)
+    for alpha, low, high in (("0", 0.0, 0.0), ("0.4–0.6", 0.4, 0.6), ("0.7–0.9", 0.7, 0.9))
+}
+MIX_CORRECTED = "alpha 0.4–0.6, corrected"
 # Whether what the largest temperature loses is a matter of steps: the sweep's ends, four epochs.
 LONGER = {
     f"tau {tau:g}, 4 epochs": changed(BASE, loop={"temperature": tau, "epochs": 4})
@@ -114,6 +129,7 @@ VARIANTS: Mapping[str, Recipe] = {
     **PAIRWISE,
     **FURTHER,
     **SWEPT,
+    **CORRECTED,
     **LONGER,
 }
 
