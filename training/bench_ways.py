@@ -311,6 +311,7 @@ def examples(made: Catalogue, *, requests: int, seed: int) -> Examples:
     words = [f"w{dice.integers(_WORDS)}" for _ in range(_QUERIES * _QUERY_WORDS)]
     queries = [" ".join(words[at::_QUERIES]) for at in range(_QUERIES)]
     lines = requests * LINES
+    item_B = drawn(lines)
     return Examples(
         behaviour=Behaviour(
             real_time=real_time,
@@ -332,7 +333,8 @@ def examples(made: Catalogue, *, requests: int, seed: int) -> Examples:
         t_ms_U=np.full(requests, _T0),
         request_B=np.repeat(np.arange(requests, dtype=np.int32), LINES),
         text_B=dice.integers(_QUERIES, size=lines, dtype=np.int32),
-        item_B=drawn(lines),
+        item_B=item_B,
+        item_key_B=made.keys[item_B - 1],
         action_B=np.full(lines, ACTIONS.index("buy")),
         impressed=Ragged.from_lengths(np.empty(0, np.int32), np.zeros(requests, np.int64)),
     )
@@ -371,6 +373,7 @@ def interactions(read: Samples) -> tuple[Catalogue, Examples]:
         request_B=own,
         text_B=np.zeros(samples, np.int32),
         item_B=item_E[read.taken_S],
+        item_key_B=made.keys[item_E[read.taken_S] - 1],
         action_B=np.full(samples, ACTIONS.index("click")),
         impressed=none,
     )
@@ -393,6 +396,7 @@ def first(rows: Examples, requests: int) -> Examples:
         request_B=rows.request_B[lines],
         text_B=rows.text_B[lines],
         item_B=rows.item_B[lines],
+        item_key_B=rows.item_key_B[lines],
         action_B=rows.action_B[lines],
         impressed=rows.impressed.take(np.arange(requests)),
     )

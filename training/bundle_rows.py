@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from pagoda import dataset as datasets
+from pagoda import registry
 from pagoda.bundle import Bundle
 from pagoda.console import people
 from pagoda.dataset import Dataset
-from pagoda.errors import InputError, NothingToDo
+from pagoda.errors import InputError
 from pagoda.features import USER_STATS
 from pagoda.forgotten import copying
 from pagoda.settings import Settings
@@ -27,17 +28,11 @@ if TYPE_CHECKING:
 
 
 def bundle_of(settings: Settings, name: str | None) -> Bundle:
-    """The bundle of that name, or the newest. Raises: NothingToDo without any; BundleRefused."""
-    if name is not None:
-        return Bundle.load(settings.bundles / name)
-    manifests = sorted(
-        settings.bundles.glob("*/bundle.json"), key=lambda each: each.stat().st_mtime
-    )
-    if not manifests:
-        raise NothingToDo(
-            "there is no bundle", where=str(settings.bundles), next_step="Run `pagoda train demo`."
-        )
-    return Bundle.load(manifests[-1].parent)
+    """The bundle of that name, or the newest.
+
+    Raises: NothingToDo without any; InputError if there is none of that name; BundleRefused.
+    """
+    return Bundle.load(registry.require(settings, name or registry.latest(settings)))
 
 
 def dataset_of(settings: Settings, bundle: Bundle) -> Dataset:

@@ -48,8 +48,9 @@ class Examples:
         behaviour: of the requests.
         texts, text_list: every query there is, tokenised and as text.
         user_key_U, t_ms_U: whose request, and its moment.
-        request_B, text_B, item_B: each line's request, query and taken item (its number in the
-            catalogue, never 0), ascending by request.
+        request_B, text_B, item_B: each line's request, query and taken item, ascending by request;
+            an item is its number in the catalogue, 0 if that lacks it: what is trained on has none.
+        item_key_B: the same item by key.
         action_B: the strongest action on each line's item, a place in `ACTIONS`.
         impressed: items (numbers) that each request was shown and has not taken, if they were
             asked for.
@@ -63,6 +64,7 @@ class Examples:
     request_B: _INT32S
     text_B: _INT32S
     item_B: _INT32S
+    item_key_B: npt.NDArray[np.int64]
     action_B: npt.NDArray[np.int64]
     impressed: Ragged
 
@@ -157,7 +159,8 @@ def batches(
     """One epoch in the order that (seed, epoch) gives, from batch number `first` on.
 
     Order "stream" keeps the days behind each other and shuffles within a UTC day only.
-    The last, smaller batch is left out: its chances of holding an item would be others.
+    What is over, a smaller batch, is left out: its chances of holding an item would be others. In
+    the stream's order it is of the oldest day, so that the newest are learned.
 
     Args:
         mined_LK: hard negatives found for each of the examples' lines, numbers, 0 for none.
@@ -169,7 +172,9 @@ def batches(
     if among is not None:
         places = among[places]
     if order == "stream":
-        places = places[np.argsort(examples.t_ms_U[places] // DAY_MS, kind="stable")]
+        places = places[np.argsort(examples.t_ms_U[places] // DAY_MS, kind="stable")][
+            count % size :
+        ]
     for number in range(first, steps_per_epoch(count, requests_per_batch)):
         chosen = np.sort(places[number * size : (number + 1) * size])
         yield _batch(examples, catalogue, chosen, negatives, mined_LK, seed=(seed, epoch, number))
@@ -279,7 +284,7 @@ def prepare(
     Args:
         rows: `user_key`, `t_ms` and feature columns `view__column`; one row a request, in any
             order.
-        lines: `training.lines.LINE_COLUMNS`. Lines whose item the catalogue lacks are left out.
+        lines: `training.lines.LINE_COLUMNS`.
         stats: the user statistics among the columns, in the service's order.
         not_taken: `training.lines.SHOWN_COLUMNS`, if negatives are drawn from them.
     Raises: ValueError if a line has no row or two rows are of one request.
@@ -308,6 +313,7 @@ def prepare(
         request_B=joined["request"].to_numpy().astype(np.int32),
         text_B=text_B,
         item_B=joined["item"].to_numpy().astype(np.int32),
+        item_key_B=joined["item_key"].to_numpy(),
         action_B=np.array([ACTIONS.index(action) for action in joined["action"]], np.int64),
         impressed=_impressed(not_taken, moments, joined, catalogue),
     )
@@ -348,9 +354,7 @@ def _join(lines: pl.DataFrame, requests: pl.DataFrame, catalogue: Catalogue) -> 
     if lost:
         raise ValueError(f"{lost} lines have no feature row")
     item = catalogue.numbers(joined["item_key"].to_numpy())
-    return (
-        joined.with_columns(item=pl.Series(item)).filter(pl.col("item") > 0).sort("request", "item")
-    )
+    return joined.with_columns(item=pl.Series(item)).sort("request", "item", "item_key")
 
 
 def _impressed(

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pagoda import features, lake
 from pagoda.bundle import Bundle, as_json
+from pagoda.console import people
 from pagoda.dataset import Dataset
 from pagoda.errors import Conflict, InputError, NothingToDo
 from pagoda.models.catalogue import FIELDS
@@ -97,12 +98,11 @@ def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
     Raises: InputError if the recipe's windows need more than feature rows hold, or if it reads
         queries and there are none.
     """
-    if dataset.requests == "events" and getattr(recipe.model, "query", None) == "text":
+    if dataset.requests == "events" and getattr(recipe.model, "needs_queries", False):
         raise InputError(
-            "the model reads queries, and this data set has none",
+            "the model knows what is looked for by the query, and this data set has none",
             where=f"recipe {recipe.name}",
-            next_step="Train `sasrec` or `next_item`, or another recipe whose model has "
-            'query="last_item".',
+            next_step="Train `sasrec` or `next_item`, or another recipe whose model reads clicks.",
         )
     if problems := recipe.windows.beyond(features.CANDIDATES):
         raise InputError(
@@ -133,7 +133,13 @@ def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
         selected_fields=tuple(FIELDS.names), snapshot_id=at.get(ITEMS.name)
     )
     items = found.to_arrow()
-    train_lines = _some(settings, dataset, chosen.train, "train", at)
+    if items["title"].null_count == len(items):
+        raise NothingToDo(
+            "no item has a title, and candidates need one",
+            where="lake, items",
+            next_step="Import a catalogue with titles.",
+        )
+    train_lines = _known(_some(settings, dataset, chosen.train, "train", at), items)
     judged_lines = _some(settings, dataset, chosen.judged, chosen.week, at)
     displayed = splits.displayed(settings, dataset, chosen.judged, at)
     shown = _shown(settings, chosen, at) if chosen.recipe.loop.negatives.impressed else None
@@ -197,6 +203,20 @@ def _shown(settings: Settings, chosen: Plan, at: Snapshots) -> pl.DataFrame:
             next_step="Import them, or train without `Negatives(impressed=...)`.",
         )
     return found
+
+
+def _known(found: pl.DataFrame, items: pa.Table) -> pl.DataFrame:
+    """The lines that can be learned from: of items that the lake has."""
+    known = lines.of_items(found, items["item_key"])
+    if left := len(found) - len(known):
+        people.print(f"{left:,} of {len(found):,} lines left out: the lake lacks their items")
+    if known.is_empty():
+        raise NothingToDo(
+            "no line is of an item that the lake has",
+            where="lake, items",
+            next_step="Import the items of these days' events.",
+        )
+    return known
 
 
 def _some(

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import polars as pl
+import pyarrow as pa
 
 from pagoda import lake
 from pagoda.dataset import Dataset
@@ -56,11 +57,6 @@ class Span:
     def first_ms(self) -> int:
         """Where the days begin, epoch milliseconds."""
         return _ms(self.first)
-
-    @property
-    def end_ms(self) -> int:
-        """Where they end, epoch milliseconds."""
-        return _ms(self.end)
 
     def filter(self, column: str = "ts") -> str:
         """Iceberg's row filter for a time in these days."""
@@ -105,12 +101,18 @@ def lines(
 
     A resent event or search counts once, and so does an item that was both clicked and bought:
     its action is the stronger, the later of `ACTIONS`.
-    An event may follow its search by up to a day.
+    An event may follow its search by up to a day, within these days.
     """
     if dataset.requests == "events":
         return _events_as_lines(settings, dataset, span, at)
     joined = _of_searches(settings, dataset.positive_actions, span, at)
     return _strongest(joined).select(LINE_COLUMNS)
+
+
+def of_items(found: pl.DataFrame, keys: pa.ChunkedArray) -> pl.DataFrame:
+    """The lines whose item is among these; their order stays."""
+    known = pl.DataFrame({"item_key": keys})
+    return found.join(known, on="item_key", how="semi", maintain_order="left")
 
 
 def displayed(
@@ -145,15 +147,16 @@ def not_taken(settings: Settings, span: Span, at: Snapshots = MappingProxyType({
 def _of_searches(
     settings: Settings, actions: Sequence[str], span: Span, at: Snapshots
 ) -> pl.DataFrame:
-    """Events of these actions that followed these days' searches, each with its search."""
+    """Events of these days and actions that followed a search of them within a day, with it."""
     searches = _read(settings, SEARCHES, at, span.filter(), "search_id", "user_key", "query", "ts")
-    taken_in = _of_actions(actions, Span(first=span.first, end=span.end + timedelta(days=1)))
     columns = ("search_id", "user_key", "item_key", "action", "ts")
-    events = _read(settings, EVENTS, at, taken_in, *columns)
+    events = _read(settings, EVENTS, at, _of_actions(actions, span), *columns)
     searches, events = (_of_people(settings, each, at) for each in (searches, events))
-    return searches.unique(_SEARCH).join(
-        events.drop_nulls("search_id").drop("ts"), on=["search_id", "user_key"]
+    joined = searches.unique(_SEARCH).join(
+        events.drop_nulls("search_id").rename({"ts": "event_ts"}), on=["search_id", "user_key"]
     )
+    after = pl.col("event_ts") - pl.col("ts")
+    return joined.filter(after.is_between(timedelta(0), timedelta(days=1))).drop("event_ts")
 
 
 def _strongest(joined: pl.DataFrame) -> pl.DataFrame:
@@ -189,8 +192,11 @@ def _of_actions(actions: Sequence[str], span: Span) -> str:
 def events_before(
     settings: Settings, end: date, at: Snapshots = MappingProxyType({})
 ) -> pl.DataFrame:
-    """(user_key, item_key, t_ms) of every event of people before that day, each once."""
-    before = f"ts < '{_midnight(end)}'"
+    """(user_key, item_key, t_ms) of what people did before that day, each event once.
+
+    What was only shown to them is no deed.
+    """
+    before = f"ts < '{_midnight(end)}' and action != 'impression'"
     table = _read(settings, EVENTS, at, before, "event_key", "user_key", "item_key", "ts")
     return (
         _of_people(settings, table, at)

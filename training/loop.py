@@ -118,7 +118,8 @@ class LoopConfig:
             raise ValueError("mixed negatives and rewards are part of the softmax")
         if self.frequency and not self.negatives.batch:
             raise ValueError("an estimate of the batch's chances needs the batch as negatives")
-        counted = self.negatives.batch and self.log_q != "off" and not self.frequency
+        corrected = self.loss == "softmax" and self.log_q != "off"
+        counted = self.negatives.batch and corrected and not self.frequency
         if self.order == "stream" and counted:
             raise ValueError(
                 "counted chances are those of batches from all days: the stream's order needs "
@@ -252,7 +253,7 @@ def _train(
     config = phase.config
     torch.manual_seed(config.seed + before)
     optimiser = config.optimiser.build(model)
-    objective = Objective(config, examples, catalogue, among=phase.among)
+    objective = Objective(config, examples, catalogue, among=phase.among, before=before)
     kept = objective.kept
     losses = checkpoints.restore(checkpoint, model, optimiser, kept) if checkpoint else []
     if processes.rank() or model.device.type != "cpu":
@@ -316,9 +317,15 @@ class Objective:
         catalogue: Catalogue,
         *,
         among: Requests | None = None,
+        before: int = 0,
     ) -> None:
-        """Args: among: the requests that batches are of; None: all."""
+        """Judge the batches of one phase.
+
+        Args:
+            among: the requests that they are of; None: all. before: steps of the phases before.
+        """
         self._config = config
+        self._before = before
         self._memory = Memory(config.negatives.memory, after=config.negatives.memory_after)
         self._chances = _chances(examples, catalogue, config, among)
         self.mined = Mined(examples.lines, config.negatives)
@@ -334,7 +341,11 @@ class Objective:
         return parts
 
     def loss(self, model: TwoTowers, batch: Batch, *, step: int) -> Tensor:
-        """The batch's loss, the model's own included; what the batch has taken is remembered."""
+        """The batch's loss, the model's own included; what the batch has taken is remembered.
+
+        Args:
+            step: of the whole training, counted from 0.
+        """
         dice = torch.Generator().manual_seed(self._config.seed * 1_000_003 + step)
         batch = moved(batch, model.device)
         own = model.own_loss(batch.items, batch.positive_B, dice)
@@ -423,7 +434,7 @@ class Objective:
         if self._config.negatives.memory:
             self._memory.add(items, item_MD[taken])
         if isinstance(self._chances, EstimatedChances):
-            self._chances.see(items, step=step + 1)
+            self._chances.see(items, step=step - self._before + 1)
 
 
 def _hard(user_BD: Tensor, item_MD: Tensor, hard_BK: Tensor) -> Tensor:

@@ -57,20 +57,25 @@ def descend(
     Args:
         where: which batch, for people.
 
-    Raises: CheckFailed before the step if the loss is not finite.
+    Raises: CheckFailed before the step if the loss or the gradient is not finite.
     """
-    if not math.isfinite(loss.item()):
-        raise CheckFailed(
-            f"the loss is {loss.item()}; the model was not stepped",
-            where=where,
-            next_step="Lower the learning rates or the gradient's bound in the recipe.",
-        )
+    _require_finite("loss", loss.item(), where)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     processes.sum_gradients(model)
     norm = clip_gradients(model, clip_norm)
+    _require_finite("gradient's norm", norm, where)
     optimiser.step()
     return norm
+
+
+def _require_finite(what: str, value: float, where: str) -> None:
+    if not math.isfinite(value):
+        raise CheckFailed(
+            f"the {what} is {value}; the model was not stepped",
+            where=where,
+            next_step="Lower the learning rates or the gradient's bound in the recipe.",
+        )
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> float:

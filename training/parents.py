@@ -14,7 +14,7 @@ first step is a full one.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -56,8 +56,8 @@ def going_on(chosen: Plan, dataset: Dataset, parent: Bundle) -> Plan:
         raise InputError(
             "the bundle was trained on all of these days",
             where=parent.name,
-            expected=f"training that ended before {_last(chosen.train.end)}",
-            found=f"trained to {_last(ended)}",
+            expected=f"training that ended before {chosen.train.last}",
+            found=f"trained to {ended - timedelta(days=1)}",
             next_step="Name an earlier bundle, or import later days first.",
         )
     train = replace(chosen.train, first=max(chosen.train.first, ended))
@@ -116,7 +116,3 @@ def _differences(recipe: Recipe, dataset: Dataset, parent: Bundle) -> list[str]:
     if dataset.split == "leave_last_out":
         found.append("each user's last line is judged here: no day is later than the training")
     return found
-
-
-def _last(end: date) -> date:
-    return end - timedelta(days=1)

@@ -38,7 +38,7 @@ from pagoda.settings import Settings
 from training import splits
 from training.bundle_rows import bundle_of, dataset_of, examples_of
 from training.data import Examples
-from training.lines import not_taken, trained_span, week_of
+from training.lines import not_taken, of_items, trained_span, week_of
 from training.negatives import Numbers, draw_of_each
 from training.optimisers import AdagradConfig, descend
 
@@ -203,7 +203,9 @@ def train_ranker(
     dataset = dataset_of(settings, bundle)
     recipe, at = bundle.manifest.recipe_config, bundle.manifest.snapshots
     span = trained_span(dataset, week_of(str(recipe.get("week"))), int(recipe["train_days"]))
-    lines = splits.lines_of(settings, dataset, span, "train", at)
+    lines = of_items(
+        splits.lines_of(settings, dataset, span, "train", at), bundle.catalogue.table["item_key"]
+    )
     shown = not_taken(settings, span, at)
     with examples_of(settings, bundle, lines, span, not_taken=shown, session=session) as examples:
         started = time.perf_counter()

@@ -56,7 +56,7 @@ def _had_before(trial: Trial, *on: str) -> Chosen:
     lines = pl.DataFrame(
         {
             "user_key": trial.users,
-            "item_key": trial.catalogue.keys[examples.item_B - 1],
+            "item_key": examples.item_key_B,
             "line_t_ms": examples.t_ms_U[examples.request_B],
         }
     )

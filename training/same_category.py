@@ -34,7 +34,8 @@ class SameCategory:
         categories = trial.catalogue.table["category"].combine_chunks().dictionary_encode()
         number = categories.indices.fill_null(-1).to_numpy()
         self._candidate_N = torch.from_numpy(number[trial.candidates - 1])
-        self._taken_B = number[trial.examples.item_B - 1]
+        item_B = trial.examples.item_B
+        self._taken_B = np.where(item_B > 0, number[item_B - 1], -1)
         self.known_B = self._taken_B >= 0
         self._share_BK = np.empty((trial.examples.lines, len(ks)))
 

@@ -22,6 +22,7 @@ from training.metrics import ranks_of
 from training.trial import Trial
 from training.vectors import encode_lines
 
+_SCORES_PER_PASS = 50_000_000
 Columns = npt.NDArray[np.integer]  # places among the candidates
 Scores = npt.NDArray[np.floating]
 Scored = tuple[Columns, Scores]  # some lines by number, and their scores of all candidates
@@ -71,8 +72,11 @@ def by_towers(
         users: lines and their vectors; None: all lines, with a bar on a terminal.
     """
     item_ND = torch.from_numpy(item_vectors)[torch.from_numpy(trial.candidates - 1).long()]
+    at_once = max(1, _SCORES_PER_PASS // len(item_ND))
     for lines, user_BD in user_vectors(trial, model) if users is None else users:
-        yield lines, (user_BD @ item_ND.T).numpy()
+        for start in range(0, len(lines), at_once):
+            some = slice(start, start + at_once)
+            yield lines[some], (user_BD[some] @ item_ND.T).numpy()
 
 
 def user_vectors(trial: Trial, model: TwoTowers) -> Iterator[tuple[Columns, Tensor]]:

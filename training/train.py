@@ -47,7 +47,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
 from pagoda.models.towers import kind_of
 from pagoda.settings import Settings
-from training import devices, judging, loop, parents, processes, rows, splits
+from training import devices, judging, loop, parents, processes, rows, scratch, splits
 from training.data import Examples, prepare
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
@@ -96,8 +96,11 @@ def _train_recipe(
         return found, False
     created_at = datetime.now(UTC)
     wished = f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}"
-    with named(settings, wished, inputs.snapshots) as name:
-        made = _bundle(settings, chosen, inputs, name, created_at, clock, session, device)
+    with (
+        scratch.held(settings, f"train-{inputs.fingerprint}") as folder,
+        named(settings, wished, inputs.snapshots) as name,
+    ):
+        made = _bundle(settings, chosen, inputs, name, created_at, clock, session, device, folder)
         return made, True
 
 
@@ -130,8 +133,8 @@ def _bundle(
     clock: Clock,
     session: SparkSession | None,
     device: torch.device,
+    folder: Path,
 ) -> Path:
-    scratch = settings.scratch / f"train-{inputs.fingerprint}"
     with clock.part("items and words"):
         parent = chosen.parent
         tokenizer = parent.tokenizer if parent else inputs.tokenizer(chosen.recipe)
@@ -139,7 +142,7 @@ def _bundle(
     service = features.service(chosen.recipe.service)
     stats = service.columns_of(features.USER_STATS)
     with clock.part("features from Feast"):
-        fetched = rows.fetch(settings, service, inputs.requests, scratch, session=session)
+        fetched = rows.fetch(settings, service, inputs.requests, folder, session=session)
         require_same_features(settings, chosen, inputs)
     with clock.part("cut and encode"):
         examples, judged = (
@@ -150,7 +153,7 @@ def _bundle(
                 tokenizer,
                 spec=chosen.recipe.windows,
                 stats=stats,
-                folder=scratch / part,
+                folder=folder / part,
                 not_taken=shown,
             )
             for part, some, shown in (
@@ -165,7 +168,7 @@ def _bundle(
         parents.inherit(model, catalogue, parent)
     model.to(device)
     with clock.part("train"):
-        losses = _train(model, examples, catalogue, chosen, scratch)
+        losses = _train(model, examples, catalogue, chosen, folder)
     with clock.part("encode items"):
         vectors = encode_items(model, catalogue)
     with clock.part("evaluate"):
@@ -221,7 +224,7 @@ def _bundle(
         catalogue=catalogue,
         item_vectors=vectors,
     )
-    shutil.rmtree(scratch)
+    shutil.rmtree(folder)
     return path
 
 
@@ -252,9 +255,9 @@ def _existing(settings: Settings, fingerprint: str) -> Path | None:
 
 
 def _train(
-    model: TwoTowers, examples: Examples, catalogue: Catalogue, chosen: Plan, scratch: Path
+    model: TwoTowers, examples: Examples, catalogue: Catalogue, chosen: Plan, folder: Path
 ) -> list[float]:
-    checkpoint = scratch / "checkpoint.safetensors"
+    checkpoint = folder / "checkpoint.safetensors"
     config = chosen.recipe.loop
     fit = processes.from_first(
         partial(loop.train, model, examples, catalogue, config, checkpoint=checkpoint)
@@ -309,7 +312,7 @@ def train(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Other first weights, batches and draws than the recipe's own seed gives."
+            min=0, max=2**32, help="Of first weights, batches and draws; default: the recipe's."
         ),
     ] = None,
     show_plan: Annotated[

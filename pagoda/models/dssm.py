@@ -37,6 +37,11 @@ class DssmConfig:
         if not self.hidden:
             raise ValueError("DSSM needs at least one hidden layer")
 
+    @property
+    def needs_queries(self) -> bool:
+        """Whether it knows nothing without a query's text."""
+        return not self.history
+
     def build(self, sizes: Sizes) -> Dssm:
         """The model with these tables, randomly initialised."""
         return Dssm(self, sizes)

@@ -89,6 +89,11 @@ class MgdsprConfig:
             )
 
     @property
+    def needs_queries(self) -> bool:
+        """Whether it knows nothing without a query's text."""
+        return self.query == "text"
+
+    @property
     def rows(self) -> int:
         """Q, how many rows `Q_mgs` has."""
         if self.query == "last_item" or not self.mgs:

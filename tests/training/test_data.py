@@ -78,9 +78,13 @@ def test_a_line_without_a_row_and_a_doubled_row_are_refused(
             )
 
 
-def test_lines_of_items_that_the_catalogue_lacks_are_left_out(make_examples: MakeExamples) -> None:
+def test_an_item_that_the_catalogue_lacks_is_item_0_and_has_its_key(
+    make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
     basket = toy.Basket(user="u1", at_ms=toy.T0, taken=(("milk", "i0"), ("milk", "gone")))
-    assert make_examples([basket]).lines == 1
+    found = make_examples([basket])
+    assert found.item_B.tolist() == [0, *catalogue.numbers(np.array([key_of("item", "i0")]))]
+    assert found.item_key_B.tolist() == [key_of("item", "gone"), key_of("item", "i0")]
 
 
 def test_an_epoch_takes_every_request_once_in_an_order_of_its_own(
@@ -263,12 +267,14 @@ def test_the_streams_order_shuffles_within_a_day_only(
     )
     at = {key: n for n, key in enumerate(key_of("item", f"i{n}") for n in range(40))}
 
-    def taken(order: Order, epoch: int) -> list[list[int]]:
-        found = batches(made, catalogue, requests_per_batch=4, seed=0, epoch=epoch, order=order)
+    def taken(order: Order, epoch: int, size: int = 4) -> list[list[int]]:
+        found = batches(made, catalogue, requests_per_batch=size, seed=0, epoch=epoch, order=order)
         return [sorted(at[catalogue.keys[n - 1]] for n in each.items.item_M) for each in found]
 
     first, second = taken("stream", 0), taken("stream", 1)
     assert [{item // 8 for item in each} for each in first] == [{n // 2} for n in range(10)]
     assert first != second
     assert sorted(item for each in first for item in each) == list(range(40))
+    # What is over is of the first day: the newest are learned.
+    assert set(range(8, 40)) < {item for each in taken("stream", 0, size=7) for item in each}
     assert any(len({item // 8 for item in each}) > 1 for each in taken("shuffled", 0))

@@ -29,6 +29,7 @@ from pagoda.windows import DAY_MS
 from tests.oracles import graded as graded_oracle
 from tests.oracles import metrics as oracle
 from tests.training import toy
+from tests.training.conftest import MakeExamples
 from tests.training.small import MGDSPR, built
 from tests.training.test_bst import SMALL as BST
 from training import evaluate, judging, same_category, scores
@@ -70,6 +71,41 @@ def past() -> pl.DataFrame:
 @pytest.fixture
 def trial(examples: Examples, catalogue: Catalogue, past: pl.DataFrame) -> Trial:
     return Trial(examples=examples, catalogue=catalogue, history=past, starts_ms=WEEK_MS)
+
+
+def test_a_line_of_an_item_that_the_catalogue_lacks_counts_as_a_miss(
+    make_examples: MakeExamples, catalogue: Catalogue, past: pl.DataFrame, sizes: Sizes
+) -> None:
+    """It counts as a repeat if it was taken before, whatever the catalogue knows."""
+    basket = toy.Basket(user="u1", at_ms=WEEK_MS, taken=(("milk", "i0"), ("milk", "gone")))
+    before = pl.concat([past, history(("u1", "gone", WEEK_MS - 1))])
+    made = make_examples([basket])
+    trial = Trial(examples=made, catalogue=catalogue, history=before, starts_ms=WEEK_MS)
+    model = built(MGDSPR, sizes)
+    vectors = encode_items(model, catalogue)
+    own, category = TargetRanks(trial.targets), SameCategory(trial)
+    scores.read(scores.by_towers(trial, model, vectors), [own, category])
+    assert own.rank_B[0] == MISSED != own.rank_B[1]
+    assert category.known_B.tolist() == [False, True]
+    assert row_sets(trial)["repeats"].all()
+    found = judge(trial, model, vectors, week="test", name="toy")
+    (everything,) = (each for each in found if (each.method, each.rows) == ("toy", "all"))
+    assert everything.count == 2
+    assert everything.values["recall@1000"] == 0.5
+
+
+def test_scores_come_a_few_lines_at_a_time_where_candidates_are_many(
+    trial: Trial, catalogue: Catalogue, sizes: Sizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = built(MGDSPR, sizes)
+    vectors = encode_items(model, catalogue)
+    whole = list(scores.by_towers(trial, model, vectors))
+    monkeypatch.setattr(scores, "_SCORES_PER_PASS", 2 * len(trial.candidates) + 1)
+    parts = list(scores.by_towers(trial, model, vectors))
+    assert max(len(lines) for lines, _ in parts) == 2 < max(len(lines) for lines, _ in whole)
+    for of in (0, 1):
+        joined = [np.concatenate([each[of] for each in some]) for some in (parts, whole)]
+        np.testing.assert_allclose(*joined, rtol=1e-5, atol=1e-6)
 
 
 def test_towers_are_ranked_over_all_candidates(

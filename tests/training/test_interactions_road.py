@@ -23,6 +23,7 @@ from pagoda.models.towers import Config
 from pagoda.schemas import EVENTS, ROBOTS
 from pagoda.settings import Settings
 from tests.conftest import Home
+from tests.training.small import SMALL, temperature
 from training import train as training
 from training.evaluate import judge_bundle
 from training.inputs import Plan, plan
@@ -58,7 +59,7 @@ def small(settings: Settings, model: Config = MGDSPR) -> Plan:
         recipe("next_item"),
         name="tiny",
         model=model,
-        loop=LoopConfig(requests_per_batch=64, epochs=6),
+        loop=LoopConfig(requests_per_batch=64, epochs=6, temperature=temperature(model)),
     )
     return plan(chosen, datasets.load(settings), "test")
 
@@ -103,10 +104,12 @@ def test_lines_are_events_that_count_and_lie_in_the_days(walks: Settings) -> Non
 
 
 def test_a_recipe_that_reads_queries_is_refused_where_there_are_none(walks: Settings) -> None:
-    with pytest.raises(InputError, match="recipe demo: the model reads queries") as refused:
-        plan(recipe("demo"), datasets.load(walks), "test")
-    assert "Train `sasrec` or `next_item`" in str(refused.value)
-    plan(recipe("alpha_dnn"), datasets.load(walks), "test")  # a query is a part of what it reads
+    for name in ("demo", "dssm"):
+        with pytest.raises(
+            InputError, match=f"recipe {name}: the model knows .* by the query"
+        ) as e:
+            plan(recipe(name), datasets.load(walks), "test")
+        assert "Train `sasrec` or `next_item`" in str(e.value)
 
 
 @pytest.mark.spark
@@ -136,6 +139,18 @@ def test_sasrec_learns_it_too(walks: Settings, trained: Path, spark: SparkSessio
     )
     assert path != trained
     learns_what_follows(path)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("kind", ["alpha_dnn", "youtube_dnn", "youtube_two_tower", "zam", "dssm"])
+def test_the_other_models_train_on_clicks_alone(
+    kind: str, walks: Settings, trained: Path, spark: SparkSession
+) -> None:
+    del trained
+    model = replace(SMALL[kind], history=True) if kind == "dssm" else SMALL[kind]
+    path, _ = training.train_recipe(walks, small(walks, model), session=spark)
+    found = by_method(Bundle.load(path).manifest.metrics)
+    assert found["tiny", "all"]["ndcg@10"] > found["most popular", "all"]["ndcg@10"]
 
 
 def learns_what_follows(trained: Path) -> None:

@@ -22,12 +22,12 @@ from pagoda.schemas import ACTIONS
 from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.small import EACH, MGDSPR, YOUTUBE_DNN, ZAM, temperature
-from training.data import Examples
+from training.data import Examples, batches
 from training.frequency import FrequencyConfig
-from training.loop import Finish, LoopConfig, Rewards, Step, train
+from training.loop import Finish, LoopConfig, Objective, Rewards, Step, train
 from training.losses import Mix
 from training.negatives import Negatives
-from training.optimisers import AdagradConfig, clip_gradients
+from training.optimisers import AdagradConfig, clip_gradients, descend
 from training.recipes import RECIPES, recipe
 
 SHORT = LoopConfig(epochs=2, requests_per_batch=12, checkpoint_steps=3)
@@ -264,7 +264,8 @@ def test_each_part_of_the_loss_changes_what_is_learned_and_is_learned_from(
 def test_chances_that_are_counted_need_batches_of_all_days() -> None:
     with pytest.raises(ValueError, match="stream's order needs frequency"):
         replace(SHORT, order="stream")
-    for right in ({"log_q": "off"}, {"negatives": Negatives(batch=False, uniform=3)}):
+    pool_only = Negatives(batch=False, uniform=3)
+    for right in ({"log_q": "off"}, {"negatives": pool_only}, {"loss": "hinge"}):
         replace(SHORT, order="stream", **right)
 
 
@@ -281,6 +282,29 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_batch(
     assert all(
         torch.equal(after[name].nan_to_num(), each.nan_to_num()) for name, each in before.items()
     )
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    before = [each.clone() for each in model.parameters()]
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    steep = (model.weight * 0).sqrt().sum()  # 0, and nobody knows how steep
+    with pytest.raises(CheckFailed, match=r"batch 3.*gradient's norm is (nan|inf)"):
+        descend(model, optimiser, steep, clip_norm=1.0, where="batch 3")
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_an_estimate_of_chances_counts_the_steps_of_its_own_phase(
+    sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    """An item that the finish's first batch has taken was never seen before: a gap of one step."""
+    rate, first_gap = 0.5, 10.0
+    config = replace(STREAM, frequency=FrequencyConfig(rate=rate, first_gap=first_gap))
+    objective = Objective(config, examples, catalogue, before=100)
+    batch = next(batches(examples, catalogue, requests_per_batch=12, seed=0, epoch=0))
+    objective.loss(built(MGDSPR, sizes), batch, step=100)
+    kept = objective.kept["frequency"].tensors()
+    assert set(kept["gap"].unique().tolist()) == {first_gap, (1 - rate) * first_gap + rate}
 
 
 @EACH

@@ -92,6 +92,7 @@ def drawn(tokenizer: Tokenizer) -> tuple[Examples, torch.Tensor]:
         request_B=np.arange(REQUESTS, dtype=np.int32),
         text_B=np.zeros(REQUESTS, np.int32),
         item_B=taken.astype(np.int32),
+        item_key_B=taken.astype(np.int64),
         action_B=np.zeros(REQUESTS, np.int64),
         impressed=Ragged.from_rows(
             [row[row != own] for row, own in zip(shown, taken, strict=True)]

@@ -119,6 +119,36 @@ sys.exit("no rows on this day")
     assert not psutil.pid_exists(int(pid.read_text()))
 
 
+def test_all_are_told_to_stop_before_any_is_waited_for(tmp_path: Path) -> None:
+    """Each ends when the other was told: told one after the other, they would never end."""
+    stubborn = """
+import signal, sys, time, pathlib
+mine, other = map(pathlib.Path, sys.argv[1:])
+def told(*_):
+    mine.touch()
+    while not other.exists(): time.sleep(0.01)
+    sys.exit(1)
+signal.signal(signal.SIGTERM, told)
+pathlib.Path(f"{mine}-ready").touch()
+while True: time.sleep(0.01)
+"""
+    fails = """
+import sys, time, pathlib
+while not all(pathlib.Path(f"{each}-ready").exists() for each in sys.argv[1:]): time.sleep(0.01)
+sys.exit(1)
+"""
+    one, other = tmp_path / "one", tmp_path / "other"
+    jobs = [
+        _job("one", stubborn, one, other),
+        _job("other", stubborn, other, one),
+        _job("fails", fails, one, other),
+    ]
+    with pytest.raises(typer.Exit):
+        side_by_side(jobs, tmp_path / "logs", processes=3)
+    assert one.exists()
+    assert other.exists()
+
+
 def test_an_interrupt_stops_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = tmp_path / "pid"
 

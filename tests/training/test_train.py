@@ -5,19 +5,21 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
 import pytest
 
 from pagoda import dataset as datasets
 from pagoda import lake, pins
 from pagoda.bundle import WEIGHTS, Bundle, Manifest, Request, read_manifest
+from pagoda.dataset import Dataset
 from pagoda.errors import InputError, NothingToDo
 from pagoda.features import USER_DAY, USER_STATS, Service, View
 from pagoda.ids import key_of
-from pagoda.schemas import EVENTS, SEARCHES
+from pagoda.schemas import EVENTS, ITEMS, SEARCHES
 from pagoda.settings import Settings
 from pagoda.statistics import Statistic
 from pagoda.windows import WindowSpec
@@ -28,7 +30,15 @@ from training import rows
 from training import train as training
 from training.evaluate import judge_bundle
 from training.inputs import plan
-from training.lines import SHOWN_COLUMNS, Span, lines, not_taken
+from training.lines import (
+    LINE_COLUMNS,
+    SHOWN_COLUMNS,
+    Span,
+    events_before,
+    lines,
+    not_taken,
+    of_items,
+)
 from training.negatives import Negatives
 from training.recipes import recipe
 
@@ -91,6 +101,67 @@ def test_what_was_shown_in_vain_is_what_nothing_was_done_to_in_its_search(home: 
     assert sorted(hours) == sorted(
         (hour, key_of("item", item)) for hour, item in ((10, "i1"), (10, "i2"), (11, "i0"))
     )
+
+
+def test_a_line_is_of_an_event_of_these_days_up_to_a_day_after_its_search(home: Home) -> None:
+    made = home("late events")
+    evening = datetime(2026, 10, 1, 23, 50, tzinfo=UTC)
+    found = line("u1", evening, 0, 0)
+    write(made, SEARCHES, [found["search"]])
+    moments = {
+        "i1": evening,
+        "i2": evening + timedelta(minutes=9),
+        "i3": evening + timedelta(minutes=11),  # on the next day
+        "i4": evening + timedelta(days=1),
+        "i5": evening + timedelta(days=1, milliseconds=1),
+        "i6": evening - timedelta(milliseconds=1),
+    }
+    write(
+        made,
+        EVENTS,
+        [
+            found["event"]
+            | {"event_id": item, "event_key": key_of("event", item), "ts": ts}
+            | {"item_id": item, "item_key": key_of("item", item)}
+            for item, ts in moments.items()
+        ],
+    )
+    record = Dataset(
+        name="late",
+        click_actions=("click", "buy"),
+        first_day=date(2026, 10, 1),
+        last_day=date(2026, 10, 3),
+        validation_from=date(2026, 10, 2),
+        test_from=date(2026, 10, 3),
+        query_protocol="made up (synthetic)",
+        fingerprint="late",
+    )
+
+    def taken(end: date) -> set[int]:
+        return set(lines(made, record, Span(first=date(2026, 10, 1), end=end))["item_key"])
+
+    assert taken(date(2026, 10, 2)) == {key_of("item", item) for item in ("i1", "i2")}
+    assert taken(date(2026, 10, 4)) == {key_of("item", f"i{n}") for n in (1, 2, 3, 4)}
+
+
+def test_what_was_only_shown_is_no_history(home: Home) -> None:
+    made = home("history")
+    bought = line("u1", datetime(2026, 10, 1, 10, tzinfo=UTC), 0, 0)["event"]
+    ids = {"event_id": "e1", "event_key": key_of("event", "e1"), "action": "impression"}
+    write(made, EVENTS, [bought, bought | ids | {"item_key": key_of("item", "i1")}])
+    found = events_before(made, date(2026, 10, 2))
+    assert found["item_key"].to_list() == [key_of("item", "i0")]
+
+
+def test_lines_of_items_that_the_lake_lacks_are_not_trained_on(shop: Settings) -> None:
+    keys = lake.open_table(shop, ITEMS).scan().to_arrow()["item_key"]
+    found = lines(shop, datasets.load(shop), smoke(shop).train)
+    gone = found["item_key"][0]
+    known = of_items(found, keys.filter(pc.not_equal(keys, gone)))
+    assert 0 < len(known) < len(found)
+    assert known.rows() == [
+        row for row in found.rows() if row[LINE_COLUMNS.index("item_key")] != gone
+    ]
 
 
 def test_impressions_that_a_recipe_asks_for_must_be_there(shop: Settings) -> None:

@@ -159,22 +159,23 @@ def build(
     part: Part,
     recipe: Recipe,
     inputs: Inputs,
+    folder: Path,
     *,
     session: SparkSession | None = None,
 ) -> Ground:
-    """Fetch, cut and encode; what was fetched stays in the home's scratch for the next time.
+    """Fetch, cut and encode.
 
     Args:
         inputs: as `read` gave them for the same recipe.
+        folder: where what is fetched stays for the next time, and what is encoded lies.
     """
     chosen = plan(recipe, inputs.dataset, part.week)
     service = features.service(recipe.service)
     stats = service.columns_of(features.USER_STATS)
-    scratch = settings.scratch / f"reproduce-{inputs.fingerprint}"
     tokenizer = inputs.tokenizer(recipe)
     catalogue = Catalogue.build(inputs.items, tokenizer)
     with copying(settings):
-        fetched = rows.fetch(settings, service, inputs.requests, scratch, session=session)
+        fetched = rows.fetch(settings, service, inputs.requests, folder, session=session)
         require_same_features(settings, chosen, inputs)
         train, judged = (
             prepare(
@@ -184,7 +185,7 @@ def build(
                 tokenizer,
                 spec=recipe.windows,
                 stats=stats,
-                folder=scratch / name,
+                folder=folder / name,
             )
             for name, lines in (("train", inputs.train_lines), ("judged", inputs.judged_lines))
         )
@@ -230,7 +231,7 @@ def by_truth(trial: Trial, known: pl.DataFrame) -> Wanted:
             "user_key": trial.users,
             "t_ms": examples.t_ms_U[examples.request_B],
             "query": examples.queries,
-            "item_key": catalogue.keys[examples.item_B - 1],
+            "item_key": examples.item_key_B,
         }
     )
     joined = lines.join(known, on=list(_LINE), how="left", maintain_order="left").select(

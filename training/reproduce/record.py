@@ -62,7 +62,7 @@ class GroundRecord(_Record):
     ceiling: dict[int, float]
 
     @property
-    def lines(self) -> tuple[list[int], dict[str, list[int]], list[int]]:
+    def judged(self) -> tuple[list[int], dict[str, list[int]], list[int]]:
         """What tells the judged lines, in their order, from others."""
         return self.user, self.sets, self.shelved
 
@@ -72,7 +72,7 @@ class ZeroShare(_Record):
 
     Attributes:
         related: whether the sequence holds an item of the leaf category that was then taken.
-        lines: how many there are whose sequence is not empty. empty: how many it is empty for.
+        lines: how many there are whose sequence is not empty.
     """
 
     sequence: str

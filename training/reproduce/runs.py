@@ -29,7 +29,7 @@ from pagoda.console import run as run_app
 from pagoda.errors import Conflict
 from pagoda.models.base import TwoTowers
 from pagoda.models.mgdspr import Mgdspr
-from training import devices, loop, negatives, scores
+from training import devices, loop, negatives, scores, scratch
 from training.metrics import ranks_of
 from training.recipes import Recipe, seeded
 from training.reproduce import ground as grounds
@@ -241,17 +241,18 @@ def main(
     if not missing:
         return
     people.print(f"{SAYS}{part.name}: rows …")
-    ground = grounds.build(settings, some, _any_recipe(some), read[rows])
-    told = ground.record()
-    if not (place / record.GROUND).exists():
-        record.write(place / record.GROUND, told)
-    if record.read_ground(place).lines != told.lines:
-        raise Conflict(
-            "variants that are compared were judged on other lines",
-            where=str(place),
-            next_step="Delete that folder and start again.",
-        )
-    do(missing, ground, advance=_Told(some, len(missing)), device=devices.chosen(settings))
+    with scratch.held(settings, f"reproduce-{read[rows].fingerprint}") as fetched:
+        ground = grounds.build(settings, some, _any_recipe(some), read[rows], fetched)
+        told = ground.record()
+        if not (place / record.GROUND).exists():
+            record.write(place / record.GROUND, told)
+        if record.read_ground(place).judged != told.judged:
+            raise Conflict(
+                "variants that are compared were judged on other lines",
+                where=str(place),
+                next_step="Delete that folder and start again.",
+            )
+        do(missing, ground, advance=_Told(some, len(missing)), device=devices.chosen(settings))
 
 
 def _any_recipe(part: Part) -> Recipe:

@@ -114,7 +114,8 @@ def jobs_of(
         homes: of the parts' data sets, by the part's name. folder: below which runs and logs lie.
         processes: how many are to be at work at a time. device: setting `training.device`.
     """
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // processes))
+    at_work = max(1, min(processes, len(tasks)))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // at_work))
     further = {"OMP_NUM_THREADS": threads, "PAGODA_TRAINING__DEVICE": device}
     jobs = []
     for task in sorted(tasks, key=lambda task: task.seconds, reverse=True):
@@ -149,7 +150,9 @@ def side_by_side(jobs: Sequence[Job], logs: Path, *, processes: int) -> None:
                 running = [each for each in running if not each.ended()]
         finally:
             for each in running:
-                each.stop()
+                each.tell_to_stop()
+            for each in running:
+                each.wait()
 
 
 class _Running:
@@ -182,9 +185,12 @@ class _Running:
             raise typer.Exit(code)
         return True
 
-    def stop(self) -> None:
-        """End it, and see that it has ended."""
+    def tell_to_stop(self) -> None:
+        """It ends soon, if it has not ended yet."""
         self._process.terminate()
+
+    def wait(self) -> None:
+        """Until it has ended."""
         self._process.wait()
 
     def _show(self) -> None:
