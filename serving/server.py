@@ -12,7 +12,7 @@ from pagoda import settings as settings_module
 from pagoda.console import people, run
 from serving.app import create_app
 
-app = typer.Typer(help="Run the search service.")
+app = typer.Typer(add_completion=False, help="Run the search service.")
 
 
 @app.command()

@@ -29,7 +29,7 @@ COMPARED = ["user_key", "t_ms"] + [
     f"{view.name}__{column}" for view in bench_rows.SERVICE.views for column in view.columns
 ]
 
-app = typer.Typer(help="The point-in-time join: Feast, Polars, DuckDB.")
+app = typer.Typer(add_completion=False, help="The point-in-time join: Feast, Polars, DuckDB.")
 
 
 @app.command()

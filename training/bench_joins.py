@@ -29,7 +29,7 @@ from pagoda.windows import DAY_MS
 from training import rows
 from training.bench_rows import SERVICE
 
-app = typer.Typer(help="One contestant of `pagoda bench pit`.")
+app = typer.Typer(add_completion=False, help="One contestant of `pagoda bench pit`.")
 
 
 @app.command()

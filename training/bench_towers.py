@@ -48,7 +48,7 @@ _PARTS = "share of the time, by part, under a profiler"
 _LINES = f"{LINES}; sasrec 1"
 _NO_PEERS = "RecBole has an environment of its own, which `make peers` makes"
 
-app = typer.Typer(help="Towers: samples a CPU second, beside the plain way.")
+app = typer.Typer(add_completion=False, help="Towers: samples a CPU second, beside the plain way.")
 
 
 @app.command()
@@ -57,16 +57,13 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each contestant.")] = 3,
     items: Annotated[int, typer.Option(min=1_000, help="How many items there are.")] = 70_000,
     many: Annotated[
-        int, typer.Option(help="How many more cost, shown for width 64; 0: not.")
+        int, typer.Option(help="What so many cost MGDSPR, width 64, too (9 GB); 0: not.")
     ] = 7_000_000,
     seed: Annotated[int, typer.Option(help="Another seed, other rows.")] = 0,
     model: Annotated[Kind | None, typer.Option(help="Only this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Towers on one thread: Pagoda's loop, the same model with nothing shared, RecBole's SASRec.
-
-    7 million items take some 9 GB of memory.
-    """
+    """Towers on one thread: Pagoda's loop, the same model with nothing shared, RecBole's SASRec."""
     loaded = settings.load()
     shapes = [shape for shape in SHAPES if model in (None, shape[0])]
     with own_home(loaded, keep=None, need_gb=_GB) as home:
@@ -83,7 +80,7 @@ def main(
             )[1]["parts"]
             for kind, width, batch, *_ in shapes
         }
-        if many:
+        if many and model in (None, SHAPES[1][0]):
             rows += more_items(home, (items, many), asked, rounds=rounds)
     facts = {
         "made up": {"items": items, "steps": steps, "seed": seed, "lines a request": _LINES},

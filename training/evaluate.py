@@ -47,7 +47,7 @@ _APART = (
     p_good.ROWS,
 )  # shown in tables of their own
 
-app = typer.Typer(help="Judge a bundle beside the baselines.")
+app = typer.Typer(add_completion=False, help="Judge a bundle beside the baselines.")
 
 
 @app.command()
@@ -71,11 +71,17 @@ def evaluate(
     ] = None,
     good: Annotated[
         list[str] | None,
-        typer.Option(metavar="LABEL", help="A label that counts as good; default: the best."),
+        typer.Option(
+            metavar="LABEL", help="A label that counts as good; repeatable; default: the best."
+        ),
     ] = None,
     with_funnel: Annotated[
         bool,
-        typer.Option("--funnel", help="How many of the first pass relevance control, and ranking."),
+        typer.Option(
+            "--funnel",
+            help="How many of each method's first 1,000 pass relevance control, and how many of "
+            "these enter ranking (with `pagoda ranker`).",
+        ),
     ] = False,
     ranked: Annotated[
         int | None,
@@ -86,7 +92,7 @@ def evaluate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
-    """Judge a bundle as it is served, on the week that it was not trained on.
+    """Judge a bundle as it is served, on the lines that were held back from its training.
 
     Intervals are 95 %, by resampling users. docs/models says what rows and metrics are.
     """

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _PAIRS_PER_PASS = 1_024
 
-app = typer.Typer(help="Train a bundle's pre-ranker.")
+app = typer.Typer(add_completion=False, help="Train a bundle's pre-ranker.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ _HELD_OUT_OF = 5
 
 Ints = npt.NDArray[np.integer]
 
-app = typer.Typer(help="Train the relevance model that judges P_good.")
+app = typer.Typer(add_completion=False, help="Train the relevance model that judges P_good.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,11 +257,16 @@ def relevance(
     ],
     good: Annotated[
         list[str] | None,
-        typer.Option(metavar="LABEL", help="A label that counts as good; default: the best."),
+        typer.Option(
+            metavar="LABEL", help="A label that counts as good; repeatable; default: the best."
+        ),
     ] = None,
     as_json_: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:
-    """Train the model that `pagoda evaluate --relevance` judges by, on people's labels."""
+    """Train the model that `pagoda evaluate --relevance` judges by, on people's labels.
+
+    It takes the place of the one before, in $PAGODA_HOME/relevance.
+    """
     settings = settings_module.load()
     record = train_judge(settings, Labels.read(labels, good or ()), JudgeConfig())
     if as_json_:

@@ -58,7 +58,7 @@ from training.vectors import encode_items
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-app = typer.Typer(help="Train a recipe and write a bundle.")
+app = typer.Typer(add_completion=False, help="Train a recipe and write a bundle.")
 
 
 def train_recipe(
@@ -290,14 +290,17 @@ def _train(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}; see docs/models."),
+    ],
     force: Annotated[
         bool, typer.Option("--force", help="Train even if this was trained already.")
     ] = False,
     week: Annotated[
         str,
         typer.Option(
-            help="Which week to judge on, training on what came before: test or validation."
+            help="Which week to judge, test or validation; only days before it are trained on."
         ),
     ] = "test",
     parent: Annotated[

@@ -51,7 +51,7 @@ from pagoda.settings import Settings
 _LOCK_TIMEOUT_S = 1800  # as long as another build may take
 _VIEWS = {view.name: view for view in features.VIEWS}
 
-app = typer.Typer(help="Build the feature tables of a range of days.")
+app = typer.Typer(add_completion=False, help="Build the feature tables of a range of days.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,9 @@ from jobs.batch import build, materialise
 from pagoda import settings, store
 from pagoda.console import people, run
 
-app = typer.Typer(help="Build feature tables, apply, materialise.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, help="Build feature tables, apply, materialise.", no_args_is_help=True
+)
 app.command("build")(build.main)
 app.command("materialise")(materialise.main)
 

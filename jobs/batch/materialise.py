@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-app = typer.Typer(help="Write the newest feature rows to the online store.")
+app = typer.Typer(add_completion=False, help="Write the newest feature rows to the online store.")
 
 
 @app.command()

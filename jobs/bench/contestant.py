@@ -13,7 +13,7 @@ from pagoda.console import run
 
 NAMES = ("spark", "duckdb", "polars")
 
-app = typer.Typer(help="One contestant of `pagoda bench features`.")
+app = typer.Typer(add_completion=False, help="One contestant of `pagoda bench features`.")
 
 
 @app.command()

@@ -33,7 +33,7 @@ COMPARED = [
     for column in features.USER_DAY.row_schema.names
 ]
 
-app = typer.Typer(help="Histories of user-days: Spark, DuckDB, Polars.")
+app = typer.Typer(add_completion=False, help="Histories of user-days: Spark, DuckDB, Polars.")
 
 
 @app.command()

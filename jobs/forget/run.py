@@ -31,7 +31,7 @@ from pagoda.settings import Settings, load
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-app = typer.Typer(help="Remove a user from everything that Pagoda keeps.")
+app = typer.Typer(add_completion=False, help="Remove a user from everything that Pagoda keeps.")
 _OF_USERS = frozenset(view.name for view in features.VIEWS if view.entity == "user_key")
 
 

@@ -23,6 +23,7 @@ from pagoda.dataset import Dataset
 from pagoda.errors import InputError
 
 app = typer.Typer(
+    add_completion=False,
     help="Bring a data set into the lake. The same import again changes nothing; an interrupted "
     "one goes on; rows that cannot be read go to the table `rejected` with reason and place.",
     no_args_is_help=True,
@@ -47,7 +48,8 @@ Replace = Annotated[
     bool, typer.Option("--replace", help="Take the place of another data set in the lake.")
 ]
 ShiftAnew = Annotated[
-    bool, typer.Option("--shift-anew", help="Shift to the present week, not as recorded.")
+    bool,
+    typer.Option("--shift-anew", help="Shift times to the present week again, not as recorded."),
 ]
 
 
@@ -107,12 +109,12 @@ def interactions(
         typer.Argument(metavar="FILE...", help="Lines: user, item, perhaps time, perhaps action."),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Of the data set; else the first file's.")
+        str | None, typer.Option(help="Name of the data set; default: the first file's.")
     ] = None,
     columns: Annotated[
         str,
         typer.Option(
-            help="What the columns are, in order: user,item,time,action; - for one to leave out."
+            help="user, item, time, action in the file's order, with commas; - skips one."
         ),
     ] = "",
     header: Annotated[
@@ -135,8 +137,7 @@ def interactions(
     split: Annotated[
         Split | None,
         typer.Option(
-            help="Judge each user's last item or the last days; default: the last days, if times "
-            "are real."
+            help="Judge the last days (default, if times are real) or each user's last item."
         ),
     ] = None,
     no_shift: Annotated[bool, typer.Option("--no-shift", help="Keep the times, for studies.")] = (
@@ -194,7 +195,9 @@ def jdsearch(
 
 @app.command()
 def taobao_ecomm(
-    folder: Annotated[Path, typer.Argument(help="The folder with ecomm_edge_train.txt and more.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where ecomm_edge_train.txt and more are.")
+    ],
     no_shift: Annotated[
         bool, typer.Option("--no-shift", help="Keep the times of 2019, for studies.")
     ] = False,

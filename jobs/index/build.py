@@ -47,7 +47,7 @@ from pagoda.release import make_live
 from pagoda.settings import Settings
 
 log = structlog.get_logger()
-app = typer.Typer(help="Build and check a collection, then swap the alias.")
+app = typer.Typer(add_completion=False, help="Build and check a collection, then swap the alias.")
 _SAMPLE_REQUESTS = 32
 
 

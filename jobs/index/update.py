@@ -24,7 +24,9 @@ from pagoda.errors import CheckFailed, DependencyDown
 from pagoda.index import milvus, standing
 from pagoda.settings import Settings
 
-app = typer.Typer(help="Bring the live collection up to date with the lake's items.")
+app = typer.Typer(
+    add_completion=False, help="Bring the live collection up to date with the lake's items."
+)
 
 
 @dataclass(frozen=True, kw_only=True)

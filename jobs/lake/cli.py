@@ -13,7 +13,11 @@ from pagoda import lake
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.settings import load
 
-app = typer.Typer(help="What the lake's tables take, and their maintenance.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    help="What the lake's tables take, and their maintenance.",
+    no_args_is_help=True,
+)
 app.command("maintain")(maintain.main)
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 

@@ -18,7 +18,7 @@ from pagoda.settings import Settings, load
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-app = typer.Typer(help="Maintain the lake.")
+app = typer.Typer(add_completion=False, help="Maintain the lake.")
 
 
 @app.command()

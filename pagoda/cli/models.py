@@ -14,7 +14,11 @@ from pagoda.console import emit_json, emit_table, people
 from pagoda.metric_table import first_rows, table
 from pagoda.settings import Settings
 
-app = typer.Typer(help="List bundles, promote one, go back, remove some.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    help="List bundles, promote one, go back, remove some.",
+    no_args_is_help=True,
+)
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 

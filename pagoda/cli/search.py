@@ -12,7 +12,7 @@ from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import DependencyDown, InputError
 from pagoda.settings import Settings
 
-app = typer.Typer(help="Ask the running search service.")
+app = typer.Typer(add_completion=False, help="Ask the running search service.")
 _TIMEOUT_S = 30
 Texts = Annotated[list[str] | None, typer.Option(help="Any of these; may be given again.")]
 

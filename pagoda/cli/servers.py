@@ -24,9 +24,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")
 # How the texts begin that are worth a line of their own.
 _DONE = ("ready", "stopped", "left out", "external", "ending", "restarting")
 
-up = typer.Typer()
-down = typer.Typer()
-status = typer.Typer()
+up = typer.Typer(add_completion=False)
+down = typer.Typer(add_completion=False)
+status = typer.Typer(add_completion=False)
 
 
 @up.command()

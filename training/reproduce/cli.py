@@ -14,7 +14,9 @@ from training import devices
 from training.reproduce import findings, homes, report, tasks
 from training.reproduce.plan import SIZES, Part, Size, chosen
 
-app = typer.Typer(help="A paper's claims, run anew; one HTML report.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, help="A paper's claims, run anew; one HTML report.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -24,19 +26,20 @@ def _group() -> None:
 
 @app.command()
 def mgdspr(
-    size: Annotated[str, typer.Option(help="full, or small: shows in minutes that it runs.")] = (
-        "full"
-    ),
+    size: Annotated[
+        str,
+        typer.Option(help="full, or small: minutes that show that it runs, and nothing else."),
+    ] = "full",
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Only this part: ablations, noise, final; repeatable."),
+        typer.Option(help="Only this part: ablations, noise (or 'noise 0.1'), final; repeatable."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Models of each variant; default 3, small 2.")
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="So many at once; default as many as cores and memory allow."),
+        typer.Option(min=1, help="Tasks at a time; default as many as cores and memory allow."),
     ] = None,
     show_plan: Annotated[
         bool, typer.Option("--plan", help="Only show the runs, what is done, and how long.")
@@ -45,8 +48,7 @@ def mgdspr(
 ) -> None:
     """MGDSPR, α-DNN and all ablations, on purchases and on simulated shoppers.
 
-    Everything lies in $PAGODA_HOME/reproduce. A run that is finished is not run again: what was
-    stopped goes on with the same command.
+    Everything lies in $PAGODA_HOME/reproduce. Finished runs are kept: the same command goes on.
     """
     settings = settings_module.load()
     if size not in SIZES:

@@ -50,7 +50,7 @@ _ATTENDED_REQUESTS = 500
 SAYS = "· "  # what a line begins with that whoever started this process shows
 _SAY_S = 60.0
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @dataclass(frozen=True, kw_only=True)
