@@ -31,7 +31,15 @@ from pagoda.schemas import ACTIONS
 from pagoda.text import Texts, Tokenizer
 from pagoda.windows import DAY_MS, LONG_TERM_ACTIONS, WindowSpec
 from training import processes
-from training.negatives import Chances, Negatives, Numbers, draw, draw_of_each, once_each
+from training.negatives import (
+    Chances,
+    Negatives,
+    Numbers,
+    draw,
+    draw_for_each,
+    draw_of_each,
+    once_each,
+)
 
 SEPARATOR = "__"  # between view and column, as Feast's full feature names have it
 IN_BATCH = Negatives()
@@ -125,7 +133,7 @@ class Batch:
         positive_B: each line's item among the P. action_B: what was done to it, in `ACTIONS`.
         excluded_BP: items that are no negatives of a line: those of its own request, and what
             others have taken where only drawn ones count.
-        hard_BK: each line's own hard negatives among the M; -1 for none.
+        hard_BK: each line's own negatives among the M, hard or drawn for it; -1 for none.
         number: the batch's number in its epoch.
     """
 
@@ -239,6 +247,12 @@ def _batch(
     hard_BK = shown_UK[request_B]
     if mined_LK is not None:
         hard_BK = once_each(np.concatenate([hard_BK, mined_LK[lines]], axis=1))
+    if negatives.each:
+        hard_BK = draw_for_each(len(lines), negatives.each, pool=len(catalogue), seed=(*seed, 2))
+        # A request and an item as one number: what it has taken is no negative of its lines.
+        of_request_BK = request_B[:, None] * (len(catalogue) + 1)
+        taken_B = request_B * (len(catalogue) + 1) + item_B
+        hard_BK[np.isin(of_request_BK + hard_BK, taken_B)] = 0
     items_M, at_BK = _with_hard(items_P, hard_BK)
     own = processes.part(len(requests))
     of_own = slice(*request_B.searchsorted([own.start, own.stop]))

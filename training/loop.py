@@ -119,6 +119,8 @@ class LoopConfig:
         if self.frequency and not self.negatives.batch:
             raise ValueError("an estimate of the batch's chances needs the batch as negatives")
         corrected = self.loss == "softmax" and self.log_q != "off"
+        if self.mix and self.negatives.each:
+            raise ValueError("I_mix is mixed from negatives that all lines share")
         counted = self.negatives.batch and corrected and not self.frequency
         if self.order == "stream" and counted:
             raise ValueError(
@@ -392,7 +394,8 @@ class Objective:
             log_q_N = torch.from_numpy(self._chances.log_q(items_N, remembered=remembered))
             log_q_N = log_q_N.to(model.device)
         of_positive_B1: Tensor | float = 0.0
-        if log_q_N is not None and config.log_q == "all":
+        # Of the pool all items are as likely to be drawn for a line as the one that it took.
+        if log_q_N is not None and (config.log_q == "all" or config.negatives.each):
             of_positive_B1 = log_q_N[batch.positive_B].unsqueeze(1)
         hard_BK = hard_BK - of_positive_B1
         further_BK = hard_BK

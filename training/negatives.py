@@ -5,15 +5,16 @@
     memory    what the batches before it had taken, as they were encoded then
     impressed what the line's own search showed and nobody took
     mined     what the towers rank high for the line, but not highest (`training.mining`)
+    each      drawn from the whole pool for each line alone
 
-Any sum of them. The first three are samples of the pool, columns of every line. An item is one
+Any sum of the first five; the last stands alone. The first three are samples of the pool, columns of every line. An item is one
 column, whoever holds it: its chance to be there is the chance that not all sources missed it, and
 that is what `training.losses` corrects its score by. So each source says one thing only, the log of
 its chance to miss an item.
 
-The last two are hard: chosen for one line, by rules that look at it. No chance makes them samples
-of the pool, so there is no log q that would turn them into an estimate of the full softmax; they
-change what is learned, and are meant to. They are terms of their own line's sum, on top of the
+Impressed and mined items are hard: chosen for one line, by rules that look at it. No chance makes
+them samples of the pool, so there is no log q that would turn them into an estimate of the full
+softmax; they change what is learned, and are meant to. They are terms of their own line's sum, on top of the
 estimate of the whole pool, and weigh what its taken item does: the odds between the two are those
 of their scores alone. What is learned is the full softmax with each hard item counted once more,
 
@@ -21,6 +22,9 @@ of their scores alone. What is learned is the full softmax with each hard item c
 
 An item that is a column as well stays one. One that both sources hold is one term, and none is an
 item that the request has taken.
+
+A set of each line's own is a sample of the pool too, and corrected as one. The paper found it no
+better than one that all lines share (Li et al., 3.4), and it costs many more item vectors.
 
 Sources: Yi et al., RecSys 2019 (batch); Li et al., KDD 2021, 3.4 (uniform); Yang et al., WWW 2020
 (batch + uniform); Wang et al., SIGIR 2021 (memory, CBNS); Huang et al., KDD 2020, 2.4 and 6.1
@@ -59,6 +63,7 @@ class Negatives:
             for a line, both included, counted from 1 among what its request has not taken.
         mined_from: the epoch, counted from 0, from which the pool is searched; at its start and at
             that of every later one.
+        each: so many draws from the pool for each line alone, instead of all other sources.
     """
 
     batch: bool = True
@@ -70,13 +75,17 @@ class Negatives:
     mined_first: int = 101
     mined_last: int = 500
     mined_from: int = 1
+    each: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.uniform, self.memory, self.memory_after, self.impressed, self.mined) < 0:
+        counts = (self.uniform, self.memory, self.memory_after, self.impressed, self.mined)
+        if min(*counts, self.each) < 0:
             raise ValueError(
-                "uniform, memory, memory_after, impressed and mined must not be negative"
+                "uniform, memory, memory_after, impressed, mined and each must not be negative"
             )
-        if not (self.batch or self.uniform):
+        if self.each and (self.batch or any(counts)):
+            raise ValueError("each line's own draws stand alone: batch=False, and no other source")
+        if not (self.batch or self.uniform or self.each):
             raise ValueError("negatives need the batch or items drawn from the pool")
         if self.memory and not self.batch:
             raise ValueError("the memory goes on from the batch: it needs it too")
@@ -96,7 +105,8 @@ class Chances:
     """How likely an item is to be among a batch's columns, by another request than a line's own.
 
     An item that c of R requests have taken is missed by n of them with C(R-c, n) / C(R, n): the
-    batch's others are n - 1 of R - 1. Of M items the u that are drawn miss it with 1 - u/M.
+    batch's others are n - 1 of R - 1. Of M items the u that are drawn miss it with 1 - u/M, and the
+    e draws of a line, each of all of them, with (1 - 1/M)^e.
     Batches of the memory count as if each were drawn anew.
     """
 
@@ -137,8 +147,10 @@ def log_q_of(log_missed: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 
 def log_drawn_missed(negatives: Negatives, pool: int) -> float:
     """Log of the chance that the items drawn from the pool miss an item."""
-    with np.errstate(divide="ignore"):
-        return float(np.log1p(-min(negatives.uniform / max(pool, 1), 1.0)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shared = np.log1p(-min(negatives.uniform / max(pool, 1), 1.0))
+        own = negatives.each * np.log1p(-1 / max(pool, 1)) if negatives.each else 0.0
+        return float(shared + own)
 
 
 def _log_missed(taken: Numbers, drawn: int, requests: int) -> npt.NDArray[np.float64]:
@@ -156,6 +168,11 @@ def draw(count: int, *, pool: int, seed: tuple[int, ...]) -> Numbers:
         return np.empty(0, np.int64)
     dice = np.random.default_rng(seed)
     return np.sort(1 + dice.choice(pool, size=min(count, pool), replace=False, shuffle=False))
+
+
+def draw_for_each(lines: int, count: int, *, pool: int, seed: tuple[int, ...]) -> Numbers:
+    """So many draws of 1 to `pool` for each of some lines, [lines, count]; 0 in repeats' place."""
+    return once_each(np.random.default_rng(seed).integers(1, pool + 1, (lines, count)))
 
 
 def draw_of_each(rows: Ragged, count: int, *, seed: tuple[int, ...]) -> Numbers:

@@ -21,9 +21,19 @@ from pagoda.text import Tokenizer
 from pagoda.windows import LONG_TERM_ACTIONS
 from tests.oracles import losses as oracle
 from tests.training import toy
+from tests.training.conftest import MakeExamples
 from training.data import Batch, Examples, batches
 from training.loop import LoopConfig, Objective
-from training.negatives import Chances, Memory, Negatives, draw, draw_of_each, once_each
+from training.losses import Mix
+from training.negatives import (
+    Chances,
+    Memory,
+    Negatives,
+    draw,
+    draw_for_each,
+    draw_of_each,
+    once_each,
+)
 
 Gradient = npt.NDArray[np.float64]
 
@@ -31,6 +41,7 @@ ITEMS, REQUESTS, AT_ONCE, WIDTH = 100, 6_000, 120, 3
 MINED = Negatives(mined=4, mined_first=3, mined_last=7, mined_from=0)
 SUMS = {
     "batch": Negatives(),
+    "each": Negatives(batch=False, each=80),
     "uniform": Negatives(batch=False, uniform=50),
     "batch + uniform": Negatives(uniform=25),
     "batch + memory": Negatives(memory=3),
@@ -145,7 +156,10 @@ def test_the_expected_gradient_is_that_of_the_full_softmax(
                 loss = objective.loss(model, batch, step=step)
                 (gradient,) = torch.autograd.grad(loss, model.user_D)
                 taken = batch.items.item_M[batch.positive_B].tolist()
-                hard = [hard_of(batch, line) for line in range(AT_ONCE)]
+                hard = [
+                    frozenset() if negatives.each else hard_of(batch, line)
+                    for line in range(AT_ONCE)
+                ]
                 with_hard = np.mean([full(*each) for each in zip(taken, hard, strict=True)], axis=0)
                 plain = np.mean([full(item, frozenset()) for item in taken], axis=0)
                 differences.append((gradient.numpy() - with_hard, gradient.numpy() - plain))
@@ -196,7 +210,7 @@ def test_a_chance_is_the_share_of_batches_that_hold_the_item() -> None:
     taken_by = dice.choice(pool, size=requests, p=np.arange(1, pool + 1) / 78) + 1
     counts = np.bincount(taken_by, minlength=pool + 1)
     for name, negatives in SUMS.items():
-        few = replace(negatives, uniform=negatives.uniform // 25)
+        few = replace(negatives, uniform=negatives.uniform // 25, each=negatives.each // 25)
         held = Chances(counts, requests=requests, requests_per_batch=size, pool=pool, negatives=few)
         found = np.exp(held.log_q(np.arange(1, pool + 1), remembered=negatives.memory))
         seen = np.zeros(pool + 1)
@@ -209,6 +223,9 @@ def test_a_chance_is_the_share_of_batches_that_hold_the_item() -> None:
                 there |= set(taken_by[dice.permutation(requests)[: size - 1]].tolist())
             if few.uniform:
                 there |= set(draw(few.uniform, pool=pool, seed=(9, number)).tolist())
+            if few.each:
+                (own,) = draw_for_each(1, few.each, pool=pool, seed=(9, number)).tolist()
+                there |= set(own) - {0}
             seen[list(there)] += 1
         np.testing.assert_allclose(found, seen[1:] / rounds, atol=0.03, err_msg=name)
 
@@ -247,11 +264,43 @@ def test_memory_is_used_when_it_may_be() -> None:
         ({"mined": 2, "mined_first": 0}, "1 <= mined_first <= mined_last"),
         ({"mined": 3, "mined_first": 5, "mined_last": 6}, "fewer ranks"),
         ({"mined_from": -1}, "mined_from"),
+        ({"each": -1}, "must not be negative"),
+        ({"each": 2}, "stand alone"),
+        ({"batch": False, "each": 2, "uniform": 2}, "stand alone"),
+        ({"batch": False, "each": 2, "impressed": 2}, "stand alone"),
     ],
 )
 def test_hard_sources_that_cannot_be_are_refused(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Negatives(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_lines_own_draws_are_all_but_what_its_request_has_taken(
+    make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
+    """Nearly the whole pool is drawn for each line of two baskets."""
+    baskets = [
+        toy.Basket(user=f"u{n}", at_ms=toy.T0, taken=(("milk", f"i{n}"), ("tea", f"i{n + 9}")))
+        for n in range(2)
+    ]
+    made = make_examples(baskets)
+    batch = next(
+        batches(
+            made,
+            catalogue,
+            requests_per_batch=2,
+            seed=0,
+            epoch=0,
+            negatives=Negatives(batch=False, each=2_000),
+        )
+    )
+    number_of = dict(zip(catalogue.keys.tolist(), range(1, 61), strict=True))
+    for request in range(2):
+        own = {number_of[key] for key in made.item_key_B[made.request_B == request].tolist()}
+        for line in np.flatnonzero(batch.user.request_B == request):
+            assert hard_of(batch, int(line)) == set(range(1, 61)) - own
+    with pytest.raises(ValueError, match="all lines share"):
+        LoopConfig(negatives=Negatives(batch=False, each=3), mix=Mix())
 
 
 def test_draws_of_each_row_are_distinct_values_of_it_and_as_likely() -> None:

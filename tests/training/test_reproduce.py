@@ -79,6 +79,18 @@ DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
         "loop.negatives.batch": False,
         "loop.negatives.uniform": 2048,
     },
+    "of the pool, without i_mix": {
+        "loop.mix": None,
+        "loop.log_q": "off",
+        "loop.negatives.batch": False,
+        "loop.negatives.uniform": 2048,
+    },
+    "of each line, without i_mix": {
+        "loop.mix": None,
+        "loop.log_q": "off",
+        "loop.negatives.batch": False,
+        "loop.negatives.each": 64,
+    },
     "negatives of batch and pool": {"loop.negatives.uniform": 1024},
     "negatives of batch and memory": {
         "loop.negatives.memory": 4,

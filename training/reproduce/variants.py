@@ -73,6 +73,7 @@ PLUS_ONE = {
     "bare": without(*FOUR),
     **{f"bare + {name}": without(*(each for each in FOUR if each != name)) for name in FOUR},
 }
+OF_POOL = Negatives(batch=False, uniform=2048)  # the paper's
 FURTHER = {
     **{f"without row {row}": changed(BASE, model={"drop_rows": (row,)}) for row in QUERY_ROWS},
     "without zero vector": changed(BASE, model={"zero_vector": False}),
@@ -84,8 +85,12 @@ FURTHER = {
     "transformer over titles": changed(BASE, model={"title": "transformer"}),
     "with user statistics": changed(BASE, model={"stats": True}),
     "without log q": changed(BASE, loop={"log_q": "off"}),
-    "negatives of the pool": changed(
-        BASE, loop={"negatives": Negatives(batch=False, uniform=2048), "log_q": "off"}
+    "negatives of the pool": changed(BASE, loop={"negatives": OF_POOL, "log_q": "off"}),
+    "of the pool, without i_mix": changed(
+        without("i_mix"), loop={"negatives": OF_POOL, "log_q": "off"}
+    ),
+    "of each line, without i_mix": changed(
+        without("i_mix"), loop={"negatives": Negatives(batch=False, each=64), "log_q": "off"}
     ),
     "negatives of batch and pool": changed(BASE, loop={"negatives": Negatives(uniform=1024)}),
     "negatives of batch and memory": changed(
