@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pagoda.bundle import flush
+
 _MODEL, _OPTIMISER = "model.", "optimiser."
 _RANDOM, _LOSSES = "random", "losses"
 
@@ -47,6 +49,7 @@ def write(
     tensors[_LOSSES] = torch.tensor(losses, dtype=torch.float64)
     draft = path.with_suffix(".draft")
     save_file(tensors, draft)
+    flush(draft)
     draft.replace(path)
 
 

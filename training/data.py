@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -86,7 +87,7 @@ class Examples:
         """B."""
         return len(self.request_B)
 
-    @property
+    @cached_property
     def queries(self) -> list[str]:
         """Each line's query."""
         return [self.text_list[number] for number in self.text_B]

@@ -17,7 +17,8 @@ Gains = npt.NDArray[np.float64]
 def ranks_of(score_BN: npt.NDArray[np.floating], target_B: npt.NDArray[np.integer]) -> Ranks:
     """How many candidates stand before each line's target: 0 is the best, MISSED for target -1.
 
-    Of equal scores the candidate with the smaller column stands first.
+    Of equal scores the candidate with the smaller column stands first. A score that is no number
+    is a miss.
     """
     rows = np.arange(len(target_B))
     known_B = target_B >= 0
@@ -26,7 +27,7 @@ def ranks_of(score_BN: npt.NDArray[np.floating], target_B: npt.NDArray[np.intege
     equal_B = (score_BN == own_B1).sum(1)
     for row in np.flatnonzero((equal_B > 1) & known_B):
         rank_B[row] += np.count_nonzero(score_BN[row, : target_B[row]] == own_B1[row])
-    rank_B[~known_B] = MISSED
+    rank_B[~known_B | np.isnan(own_B1[:, 0])] = MISSED
     return rank_B
 
 

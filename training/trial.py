@@ -103,7 +103,7 @@ class Trial:
         target: npt.NDArray[np.int64] = self._column[self.examples.item_B]
         return target
 
-    @property
+    @cached_property
     def users(self) -> npt.NDArray[np.int64]:
         """Each line's user."""
         return self.examples.user_key_U[self.examples.request_B]

@@ -152,7 +152,7 @@ def test_only_items_of_the_same_basket_are_false_negatives(
 def test_log_q_is_the_share_of_batches_that_hold_the_item(
     examples: Examples, catalogue: Catalogue
 ) -> None:
-    """Counted over many epochs, for a request that lacks the item, against the formula."""
+    """Counted over many draws of a batch's others, for a request that lacks the item."""
     size = 6
     held = chances(examples, size, pool=len(catalogue), negatives=IN_BATCH)
     q = np.exp(held.log_q(np.arange(len(catalogue) + 1)))

@@ -24,6 +24,11 @@ def test_ranks_agree_with_sorting_everything(data: st.DataObject) -> None:
     assert [None if rank == MISSED else rank for rank in found] == expected
 
 
+def test_a_score_that_is_no_number_is_a_miss_and_no_hit() -> None:
+    scores = np.array([[np.nan, 1.0], [np.nan, 1.0]], np.float32)
+    assert ranks_of(scores, np.array([0, 1])).tolist() == [MISSED, 0]
+
+
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.integers(0, 1_200)), min_size=1, max_size=30))
 def test_metrics_agree_with_brute_force(ranks: list[int | None]) -> None:

@@ -219,30 +219,25 @@ def zero_shares(found: Found) -> list[dict[str, Any]]:
     runs = found.runs.get(BASE.name, ())
     rows = []
     for sequence in dict.fromkeys(each.sequence for run in runs for each in run.zero):
-        of_kind = {
-            related: [
-                each
-                for run in runs
-                for each in run.zero
-                if each.sequence == sequence and each.related == related
-            ]
-            for related in (True, False)
-        }
-        if not all(of_kind.values()):
+        of_runs = [
+            {each.related: each for each in run.zero if each.sequence == sequence} for run in runs
+        ]
+        pairs = [(each[True], each[False]) for each in of_runs if len(each) == 2]
+        if not pairs:
             continue
-        related, unrelated = ([each.share for each in of_kind[kind]] for kind in (True, False))
-        differences = [other - one for one, other in zip(related, unrelated, strict=False)]
-        found_: Verdict = "within noise"
+        related, unrelated = zip(*pairs, strict=True)
+        differences = [other.share - one.share for one, other in pairs]
+        told: Verdict = "within noise"
         if len(differences) > 1 and (min(differences) > 0 or max(differences) < 0):
-            found_ = "agrees" if min(differences) > 0 else "says otherwise"
+            told = "agrees" if min(differences) > 0 else "says otherwise"
         rows.append(
             {
                 "sequence": sequence,
-                "related": float(np.mean(related)),
-                "unrelated": float(np.mean(unrelated)),
-                "lines": (of_kind[True][0].lines, of_kind[False][0].lines),
+                "related": float(np.mean([each.share for each in related])),
+                "unrelated": float(np.mean([each.share for each in unrelated])),
+                "lines": (related[0].lines, unrelated[0].lines),
                 "empty": float(np.mean([run.empty[sequence] for run in runs])),
-                "verdict": found_,
+                "verdict": told,
             }
         )
     return rows
