@@ -7,16 +7,17 @@
     mined     what the towers rank high for the line, but not highest (`training.mining`)
     each      drawn from the whole pool for each line alone
 
-Any sum of the first five; the last stands alone. The first three are samples of the pool, columns of every line. An item is one
-column, whoever holds it: its chance to be there is the chance that not all sources missed it, and
-that is what `training.losses` corrects its score by. So each source says one thing only, the log of
-its chance to miss an item.
+Any sum of the first five; the last stands alone. The first three are samples of the pool, columns
+of every line. An item is one column, whoever holds it: its chance to be there is the chance that
+not all sources missed it, and that is what `training.losses` corrects its score by. So each source
+says one thing only, the log of its chance to miss an item.
 
 Impressed and mined items are hard: chosen for one line, by rules that look at it. No chance makes
 them samples of the pool, so there is no log q that would turn them into an estimate of the full
-softmax; they change what is learned, and are meant to. They are terms of their own line's sum, on top of the
-estimate of the whole pool, and weigh what its taken item does: the odds between the two are those
-of their scores alone. What is learned is the full softmax with each hard item counted once more,
+softmax; they change what is learned, and are meant to. They are terms of their own line's sum, on
+top of the estimate of the whole pool, and weigh what its taken item does: the odds between the two
+are those of their scores alone. What is learned is the full softmax with each hard item counted
+once more,
 
     -log(exp s+ / (sum over the pool of exp s + sum over the line's hard items of exp s))
 
