@@ -6,10 +6,10 @@ from pagoda.cli.lazy import LazyGroup
 
 BENCHES: dict[str, tuple[str, str]] = {
     "features": ("jobs.bench.features:app", "Histories of user-days: Spark, DuckDB, Polars."),
-    "pit": ("training.bench:app", "The point-in-time join: Feast, Polars, DuckDB."),
-    "train": ("training.bench_towers:app", "Towers: samples a CPU second, beside the plain way."),
+    "pit": ("training.bench.pit:app", "The point-in-time join: Feast, Polars, DuckDB."),
+    "train": ("training.bench.towers:app", "Towers: samples a CPU second, beside the plain way."),
     "device": (
-        "training.bench_device:app",
+        "training.bench.device:app",
         "Towers on the device of the settings, batch by batch.",
     ),
     "stream": ("jobs.bench.stream:app", "The consumer beside bare Kafka loops; how fresh it is."),

@@ -15,7 +15,7 @@ from pagoda.contest import differences, own_home, run_alone
 from pagoda.errors import CheckFailed, InputError, MachineError
 from pagoda.settings import Settings
 from tests.conftest import Home
-from training import bench, bench_joins, bench_rows
+from training.bench import joins, made_rows, pit
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -45,23 +45,23 @@ def test_training_rows_are_the_same_by_pagoda_feast_duckdb_and_polars(
     spark: SparkSession, home: Home, tmp_path: Path
 ) -> None:
     settings = home("bench_pit")
-    bench_rows.fill(settings, rows=3_000, seed=3, days=8)
+    made_rows.fill(settings, rows=3_000, seed=3, days=8)
     store.apply(settings)
     asked = tmp_path / "asked.parquet"
-    bench_rows.requests(settings, count=500, seed=3, days=8).write_parquet(asked)
-    folders = {name: tmp_path / name / "rows" for name in bench.NAMES}
-    bench_joins.by_duckdb(settings, asked, folders["duckdb"])
-    bench_joins.by_polars(settings, asked, folders["polars"])
+    made_rows.requests(settings, count=500, seed=3, days=8).write_parquet(asked)
+    folders = {name: tmp_path / name / "rows" for name in pit.NAMES}
+    joins.by_duckdb(settings, asked, folders["duckdb"])
+    joins.by_polars(settings, asked, folders["polars"])
     for name in ("pagoda", "feast"):
         own = name == "pagoda"
-        bench_joins.by_feast(settings, asked, folders[name], own=own, session=spark)
+        joins.by_feast(settings, asked, folders[name], own=own, session=spark)
     rows = pl.read_parquet(folders["duckdb"] / "*.parquet")
-    for view in bench_rows.SERVICE.views:  # some find a row, some none that is young enough
+    for view in made_rows.SERVICE.views:  # some find a row, some none that is young enough
         found = rows[f"{view.name}__{next(iter(view.columns))}"].is_not_null()
         assert 0 < found.sum() < len(rows), view.name
-    for name in bench.NAMES[1:]:
+    for name in pit.NAMES[1:]:
         keys = ("user_key", "t_ms")
-        assert differences(folders["pagoda"], folders[name], bench.COMPARED, keys) == [], name
+        assert differences(folders["pagoda"], folders[name], pit.COMPARED, keys) == [], name
 
 
 def test_every_kind_of_difference_is_told(tmp_path: Path) -> None:

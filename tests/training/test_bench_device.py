@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from pagoda.errors import CheckFailed, MachineError
 from pagoda.models.tables import Sizes
-from training import bench_device, bench_sweep, bench_ways
-from training.bench_device import doubled, require_alike, require_compiler
+from training.bench import device, sweep, ways
+from training.bench.device import doubled, require_alike, require_compiler
 from training.loop import LoopConfig, train
 
 CPU = torch.device("cpu")
@@ -30,27 +30,25 @@ def test_operations_are_those_of_the_products_forward_and_back() -> None:
 
     forward = 2 * 11 * (5 * 7 + 7 * 3)
     # Back: the same twice, but for what nobody asks for, the gradient of the input.
-    assert bench_sweep.operations(forward_and_back, CPU) == 3 * forward - 2 * 11 * 5 * 7
+    assert sweep.operations(forward_and_back, CPU) == 3 * forward - 2 * 11 * 5 * 7
 
 
 def test_operations_of_a_fused_lstm_are_counted() -> None:
     lstm = nn.LSTM(5, 7, batch_first=True)
     x_BTD = torch.randn(3, 11, 5)
     with torch.no_grad():
-        found = bench_sweep.operations(lambda: lstm(x_BTD), CPU)
+        found = sweep.operations(lambda: lstm(x_BTD), CPU)
     assert found == 2 * 3 * 11 * 4 * 7 * (5 + 7)
 
 
 def test_a_step_of_twice_the_lines_is_at_least_twice_the_work() -> None:
-    made = bench_ways.catalogue(50, seed=0)
-    model = bench_ways.config("alpha_dnn", 16).build(
-        Sizes.of(made, made.tokenizer, stats=["s"] * 7)
-    )
+    made = ways.catalogue(50, seed=0)
+    model = ways.config("alpha_dnn", 16).build(Sizes.of(made, made.tokenizer, stats=["s"] * 7))
     found = []
     for requests in (4, 8):
-        rows = bench_ways.examples(made, requests=requests, seed=0)
+        rows = ways.examples(made, requests=requests, seed=0)
         loop = LoopConfig(requests_per_batch=requests)
-        found.append(bench_sweep.operations(lambda: train(model, rows, made, loop), CPU))  # noqa: B023
+        found.append(sweep.operations(lambda: train(model, rows, made, loop), CPU))  # noqa: B023
     assert found[1] > 1.9 * found[0] > 0
 
 
@@ -84,7 +82,7 @@ def test_every_combination_is_measured_and_learns_the_same(
 ) -> None:
     monkeypatch.setenv("PAGODA_HOME", str(tmp_path / "home"))
     asked = "--model alpha_dnn --width 8 --smallest 20 --largest 40 --steps 2 --items 1000 --json"
-    ran = CliRunner().invoke(bench_device.app, asked.split())
+    ran = CliRunner().invoke(device.app, asked.split())
     assert ran.exit_code == 0, ran.stderr
     said = json.loads(ran.stdout)
     rows = said["rows"]

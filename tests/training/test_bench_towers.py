@@ -15,9 +15,9 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import user_batch
 from pagoda.models.tables import Sizes
 from pagoda.settings import PROJECT_ROOT
-from training import bench_sequences, bench_ways
-from training.bench_towers import require_equal
-from training.bench_ways import LINES, Kind, Plain
+from training.bench import sequences, ways
+from training.bench.towers import require_equal
+from training.bench.ways import LINES, Kind, Plain
 from training.data import Examples, batches
 from training.loop import LoopConfig, train
 
@@ -26,25 +26,25 @@ REQUESTS = 3
 
 @pytest.fixture(scope="module")
 def made() -> Catalogue:
-    return bench_ways.catalogue(50, seed=0)
+    return ways.catalogue(50, seed=0)
 
 
 @pytest.fixture(scope="module")
 def rows(made: Catalogue) -> Examples:
-    return bench_ways.examples(made, requests=2 * REQUESTS, seed=0)
+    return ways.examples(made, requests=2 * REQUESTS, seed=0)
 
 
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("taken") / "rows"
-    bench_sequences.write(folder, items=50, samples=130, seed=0)
+    sequences.write(folder, items=50, samples=130, seed=0)
     return folder
 
 
 def model(kind: Kind, made: Catalogue) -> torch.nn.Module:
     torch.manual_seed(0)
     sizes = Sizes.of(made, made.tokenizer, stats=["s"] * 7)
-    return bench_ways.config(kind, 16).build(sizes)
+    return ways.config(kind, 16).build(sizes)
 
 
 @pytest.mark.parametrize("kind", ["mgdspr", "alpha_dnn"])
@@ -63,7 +63,7 @@ def test_what_is_not_shared_changes_nothing_that_is_learned(
 
 
 def test_nor_does_it_of_interactions(taken: Path) -> None:
-    made, rows = bench_ways.interactions(bench_sequences.read(taken))
+    made, rows = ways.interactions(sequences.read(taken))
     config = LoopConfig(requests_per_batch=40, epochs=2)
     shared, plain = model("sasrec", made), Plain(model("sasrec", made))
     assert train(plain, rows, made, config) == pytest.approx(
@@ -84,7 +84,7 @@ def test_a_sample_is_an_event_and_what_its_user_took_before_it(taken: Path) -> N
     )
     assert expected.total() == 130
     assert max(len(before) for before, _ in expected) == 50
-    made, rows = bench_ways.interactions(bench_sequences.read(taken))
+    made, rows = ways.interactions(sequences.read(taken))
     assert made.table["item_id"].to_pylist() == [str(number) for number in range(1, 51)]
     before = rows.behaviour.real_time
     found = [(tuple(before[at].tolist()), int(rows.item_B[at])) for at in range(rows.lines)]
@@ -97,14 +97,14 @@ def test_a_sample_is_an_event_and_what_its_user_took_before_it(taken: Path) -> N
 def test_a_digest_tells_other_samples_and_no_other_order() -> None:
     dice = np.random.default_rng(0)
     before, item = dice.integers(0, 3, (40, 4)), dice.integers(1, 3, 40)
-    said = bench_sequences.digest(before, item)
+    said = sequences.digest(before, item)
     order = dice.permutation(40)
-    assert bench_sequences.digest(before[order], item[order]) == said
+    assert sequences.digest(before[order], item[order]) == said
     for at in np.ndindex(before.shape):
         other = before.copy()
         other[at] += 1
-        assert bench_sequences.digest(other, item) != said
-    assert bench_sequences.digest(before, item[::-1]) != said
+        assert sequences.digest(other, item) != said
+    assert sequences.digest(before, item[::-1]) != said
 
 
 def test_the_peer_computes_with_the_platforms_torch() -> None:
@@ -119,7 +119,7 @@ def test_the_peer_computes_with_the_platforms_torch() -> None:
 
 def test_every_line_stands_alone(made: Catalogue, rows: Examples) -> None:
     (batch, *_) = batches(rows, made, requests_per_batch=REQUESTS, seed=0, epoch=0)
-    alone = bench_ways.alone(batch.user)
+    alone = ways.alone(batch.user)
     lines = REQUESTS * LINES
     assert len(alone.real_time.at_UT) == len(alone.texts.words_XN) == lines
     used = torch.cat(
@@ -137,7 +137,7 @@ def test_every_line_stands_alone(made: Catalogue, rows: Examples) -> None:
         request_B=torch.arange(LINES).numpy(),
         text_B=rows.text_B[:LINES],
     )
-    first = bench_ways.alone(
+    first = ways.alone(
         user_batch(
             rows.behaviour.take(rows.request_B[:1]),
             made,

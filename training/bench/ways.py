@@ -1,13 +1,13 @@
 """What `pagoda bench train` lets run: an epoch of a model on made-up rows, one thread, in a way.
 
-    python -m training.bench_ways WAY MODEL ...
+    python -m training.bench.ways WAY MODEL ...
 
     pagoda    `training.loop`, as it is
     plain     the same loop, model and batches, but nothing is shared: each line's behaviour, query
               and items are gathered and encoded anew, and gradients of tables are dense
 
 Lists are as long as those of the demo's households, and a request has as many lines. `sasrec`
-is trained on the interactions that another project can read (`training.bench_sequences`), each a
+is trained on the interactions that another project can read (`training.bench.sequences`), each a
 request of its own. Without dropout both compute the same: their losses are equal, step by step.
 
 Shape legend: B lines, U requests, T events of a sequence.
@@ -49,8 +49,9 @@ from pagoda.schemas import ACTIONS
 from pagoda.text import Tokenizer
 from pagoda.watch import measured
 from pagoda.windows import LONG_TERM_ACTIONS
-from training import bench_sequences, data, losses, optimisers
-from training.bench_sequences import Samples
+from training import data, losses, optimisers
+from training.bench import sequences
+from training.bench.sequences import Samples
 from training.data import Batch, Examples
 from training.loop import LoopConfig, train
 from training.optimisers import AdagradConfig
@@ -105,7 +106,7 @@ def main(
     beside: dict[str, str] = {}
     if folder:
         requests = lines_per_batch
-        made, rows = interactions(bench_sequences.read(folder))
+        made, rows = interactions(sequences.read(folder))
         beside["rows"] = digest(rows)
     else:
         requests = max(lines_per_batch // LINES, 1)
@@ -381,8 +382,8 @@ def interactions(read: Samples) -> tuple[Catalogue, Examples]:
 
 def digest(rows: Examples) -> str:
     """Of what is trained on: each item taken, and the items before it."""
-    before, _ = rows.behaviour.real_time.padded(at_least=bench_sequences.MOST)
-    return bench_sequences.digest(before, rows.item_B)
+    before, _ = rows.behaviour.real_time.padded(at_least=sequences.MOST)
+    return sequences.digest(before, rows.item_B)
 
 
 def first(rows: Examples, requests: int) -> Examples:

@@ -1,6 +1,6 @@
 """What `pagoda bench device` lets run: one model on one device, a size of batches after another.
 
-python -m training.bench_sweep MODEL --device cuda --precision bf16 --compiled --batch 256 ...
+python -m training.bench.sweep MODEL --device cuda --precision bf16 --compiled --batch 256 ...
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import ItemBatch, UserBatch
 from pagoda.models.tables import Sizes
 from pagoda.watch import measured
-from training.bench_ways import LINES, STATS, Kind, catalogue, config, examples, first, timed
+from training.bench.ways import LINES, STATS, Kind, catalogue, config, examples, first, timed
 from training.data import Examples
 from training.loop import LoopConfig, Precision, Step, train
 from training.optimisers import AdagradConfig

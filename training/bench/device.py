@@ -2,7 +2,7 @@
 
 Samples a second by the clock, and the share of what the device reaches in large matrix products of
 the same precision, for batches of 256 to 8,192 lines, in fp32 and bf16, as written and compiled.
-Each combination is a process of its own (`training.bench_sweep`); losses of the compiled towers
+Each combination is a process of its own (`training.bench.sweep`); losses of the compiled towers
 must be those of the others.
 """
 
@@ -22,8 +22,8 @@ from pagoda.console import people, run
 from pagoda.contest import own_home, run_alone
 from pagoda.errors import CheckFailed, MachineError
 from training import devices
-from training.bench_sweep import WARM
-from training.bench_ways import LINES, Kind
+from training.bench.sweep import WARM
+from training.bench.ways import LINES, Kind
 from training.loop import Precision
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -64,7 +64,7 @@ def main(
         for precision, mode in product(PRECISIONS, ("eager", "compiled")[: 1 + compiled]):
             people.print(f"{precision}, {mode}", highlight=False)
             how = [f"--precision={precision}", *(["--compiled"] if mode == "compiled" else [])]
-            _, said[precision, mode] = run_alone(home, "training.bench_sweep", model, *asked, *how)
+            _, said[precision, mode] = run_alone(home, "training.bench.sweep", model, *asked, *how)
     require_alike(said)
     peaks = {
         precision: max(each["peak"] for (one, _), each in said.items() if one == precision)

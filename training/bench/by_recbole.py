@@ -1,6 +1,6 @@
-"""RecBole's SASRec on the rows of `training.bench_sequences`: an epoch of RecBole's own trainer.
+"""RecBole's SASRec on the rows of `training.bench.sequences`: an epoch of RecBole's own trainer.
 
-    .venv-peers/bin/python -m training.bench_recbole FOLDER LOSS WIDTH BATCH
+    .venv-peers/bin/python -m training.bench.by_recbole FOLDER LOSS WIDTH BATCH
 
 On one thread. All is RecBole's default but the arguments, the longest sequence, and dropout: off,
 as on the other side. Runs in the peers' environment (requirements/peers.in).
@@ -23,7 +23,7 @@ from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
 from pagoda.watch import measured
-from training.bench_sequences import MOST, NAME, digest
+from training.bench.sequences import MOST, NAME, digest
 
 _ONE_EACH = {"distribution": "uniform", "sample_num": 1}
 

@@ -2,7 +2,7 @@
 
 Both train the same model on the same made-up batches, one thread each, in processes of their own;
 their losses must be equal, step by step. What is not shared in the plain way says
-`training.bench_ways`. `sasrec` has a peer beside it, RecBole's, of the same form on the same
+`training.bench.ways`. `sasrec` has a peer beside it, RecBole's, of the same form on the same
 samples, if the peers' environment is there. A second table says where Pagoda's time goes, and what
 more items cost.
 """
@@ -26,8 +26,8 @@ from pagoda.contest import own_home, run_alone
 from pagoda.errors import CheckFailed
 from pagoda.settings import PROJECT_ROOT, Settings
 from pagoda.watch import Cost
-from training import bench_sequences
-from training.bench_ways import LINES, PARTS, Kind, Way
+from training.bench import sequences
+from training.bench.ways import LINES, PARTS, Kind, Way
 
 PEERS = PROJECT_ROOT / ".venv-peers" / "bin" / "python"
 _LOSSES = "sasrec is told from the batch's items, RecBole's by CE from all, by BPR from one"
@@ -70,7 +70,7 @@ def main(
         asked = [f"--steps={steps}", f"--seed={seed}"]
         for batch in (each[2] for each in shapes if each[0] == "sasrec"):
             samples = steps * batch
-            bench_sequences.write(_sequences(home), items=items, samples=samples, seed=seed)
+            sequences.write(_sequences(home), items=items, samples=samples, seed=seed)
         rows = [
             row for shape in shapes for row in contest(home, shape, items, asked, rounds=rounds)
         ]
@@ -117,7 +117,7 @@ def contest(
 
     def peer(loss: str) -> Cost:
         given = [str(_sequences(home)), loss, str(width), str(batch)]
-        cost, said[PEER[loss]] = run_alone(home, "training.bench_recbole", *given, python=PEERS)
+        cost, said[PEER[loss]] = run_alone(home, "training.bench.by_recbole", *given, python=PEERS)
         return cost
 
     people.print(f"{kind}, width {width}, {batch} lines a batch", highlight=False)
@@ -190,11 +190,11 @@ def _run(
     shape = [f"--width={width}", f"--lines-per-batch={batch}", f"--items={items}"]
     if kind == "sasrec":
         shape.append(f"--folder={_sequences(home)}")
-    return run_alone(home, "training.bench_ways", way, kind, *shape, *asked)
+    return run_alone(home, "training.bench.ways", way, kind, *shape, *asked)
 
 
 def _sequences(home: Settings) -> Path:
-    return home.scratch / bench_sequences.NAME
+    return home.scratch / sequences.NAME
 
 
 def _row(

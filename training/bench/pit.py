@@ -20,13 +20,13 @@ from pagoda.console import people, run
 from pagoda.contest import own_home, require_equal, require_peers, run_alone
 from pagoda.settings import Settings
 from pagoda.watch import Cost
-from training import bench_rows
+from training.bench import made_rows
 
 NAMES = ("pagoda", "feast", "duckdb", "polars")
 _GB_PER_MILLION = 3.0  # the lake, and four contestants' rows
 _GOAL_RATIO = 5.0
 COMPARED = ["user_key", "t_ms"] + [
-    f"{view.name}__{column}" for view in bench_rows.SERVICE.views for column in view.columns
+    f"{view.name}__{column}" for view in made_rows.SERVICE.views for column in view.columns
 ]
 
 app = typer.Typer(add_completion=False, help="The point-in-time join: Feast, Polars, DuckDB.")
@@ -75,10 +75,10 @@ def contest(
     Returns: rows of each view, the costs, and the seconds each needed to start.
     Raises: CheckFailed naming rows in which contestants differ.
     """
-    held = bench_rows.fill(home, rows=feature_rows, seed=seed)
+    held = made_rows.fill(home, rows=feature_rows, seed=seed)
     store.apply(home)
     asked = home.scratch / "asked.parquet"
-    bench_rows.requests(home, count=requests, seed=seed).write_parquet(asked)
+    made_rows.requests(home, count=requests, seed=seed).write_parquet(asked)
     starts: dict[str, float] = {}
     costs = interleaved(
         {name: partial(_run, home, name, asked, starts) for name in NAMES}, rounds=rounds
@@ -111,7 +111,7 @@ def table(
 def _run(home: Settings, name: str, asked: Path, starts: dict[str, float]) -> Cost:
     folder = _folder(home, name)
     shutil.rmtree(folder.parent, ignore_errors=True)
-    cost, said = run_alone(home, "training.bench_joins", name, str(asked), str(folder))
+    cost, said = run_alone(home, "training.bench.joins", name, str(asked), str(folder))
     starts[name] = said["start_s"]
     return cost
 

@@ -27,7 +27,7 @@ from pagoda.settings import Settings
 from pagoda.watch import measured
 from pagoda.windows import DAY_MS
 from training import rows
-from training.bench_rows import SERVICE
+from training.bench.made_rows import SERVICE
 
 app = typer.Typer(add_completion=False, help="One contestant of `pagoda bench pit`.")
 
