@@ -153,10 +153,10 @@ SMALL = Size(
             train_days=14,
             rows=4_000,
             judged=500,
-            variants=_some(*_COMPARED, HINGE, *SWEPT),
+            variants=_some(*_COMPARED, HINGE, MIX_CORRECTED, *SWEPT),
             small=True,
         ),
-        _noise(_NOISES[1], HINGE, *SWEPT, rows=4_000, judged=500, small=True),
+        _noise(_NOISES[1], HINGE, MIX_CORRECTED, *SWEPT, rows=4_000, judged=500, small=True),
         Part(
             name="final",
             week="test",
