@@ -224,7 +224,7 @@ def test_a_search_of_a_robots_day_makes_no_line(home: Home) -> None:
     generated.fill_lake(settings, found)
     _name_searches(settings, found)
     record = dataset.load(settings).model_copy(update={"positive_actions": ("click",)})
-    span = Span(first=FIRST, end=FIRST + timedelta(days=1))
+    span = Span(first=FIRST, end=FIRST + timedelta(days=2))
 
     def of() -> set[str]:
         keys = set(lines(settings, record, span)["user_key"].to_list())

@@ -9,12 +9,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from pagoda import dataset as datasets
 from pagoda import lake, pins
-from pagoda.bundle import WEIGHTS, Bundle, Manifest, Request, read_manifest
+from pagoda.bundle import MANIFEST, WEIGHTS, Bundle, Manifest, Request, read_manifest
 from pagoda.dataset import Dataset
 from pagoda.errors import InputError, NothingToDo
 from pagoda.features import USER_DAY, USER_STATS, Service, View
@@ -25,9 +26,10 @@ from pagoda.statistics import Statistic
 from pagoda.windows import WindowSpec
 from tests.conftest import Home
 from tests.training import toy
-from tests.training.shop import FIRST, LAST, TEST, bought, line, smoke, write
+from tests.training.shop import FIRST, LAST, TEST, bought, fill, line, smoke, write
 from training import rows
 from training import train as training
+from training.bundle_rows import bundle_of
 from training.evaluate import judge_bundle
 from training.inputs import plan
 from training.lines import (
@@ -151,6 +153,29 @@ def test_what_was_only_shown_is_no_history(home: Home) -> None:
     write(made, EVENTS, [bought, bought | ids | {"item_key": key_of("item", "i1")}])
     found = events_before(made, date(2026, 10, 2))
     assert found["item_key"].to_list() == [key_of("item", "i0")]
+
+
+def test_a_catalogue_without_titles_is_told_before_anything_is_fetched(home: Home) -> None:
+    made = home("untitled")
+    fill(made)
+    lake.create_all(made)
+    table = lake.open_table(made, ITEMS)
+    items = table.scan().to_arrow()
+    place = items.column_names.index("title")
+    table.overwrite(items.set_column(place, items.field(place), pa.nulls(len(items), pa.string())))
+    with pytest.raises(NothingToDo, match="no item has a title"):
+        training.train_recipe(made, smoke(made))
+
+
+def test_a_draft_is_no_bundle_and_an_unknown_name_is_told(home: Home) -> None:
+    made = home("drafts")
+    draft = made.bundles / ".draft-toy-1"
+    draft.mkdir(parents=True)
+    (draft / MANIFEST).write_text("{}")
+    with pytest.raises(NothingToDo, match="there is no bundle"):
+        bundle_of(made, None)
+    with pytest.raises(InputError, match="there is no bundle 'gone'"):
+        bundle_of(made, "gone")
 
 
 def test_lines_of_items_that_the_lake_lacks_are_not_trained_on(shop: Settings) -> None:

@@ -131,7 +131,7 @@ def _row(precision: str, mode: str, size: dict[str, Any], peak: float) -> dict[s
         "mode": mode,
         "lines": size["lines"],
         "samples/s": round(size["lines"] / size["step_s"]),
-        "GFLOP/s": round(speed / 1e9, 1),
+        "GFLOP/s": float(f"{speed / 1e9:.3g}"),
         "% of peak": round(100 * speed / peak, 1),
         "loader %": round(100 * size["loading_s"] / size["step_s"], 1),
         "first step s": round(size["first_s"], 1),
