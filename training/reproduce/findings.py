@@ -151,7 +151,7 @@ _PIECES: Sequence[tuple[str, tuple[str, str], Direction]] = (
     ("trm", (BASE.name, "without trm"), "up"),
     ("tau", (BASE.name, "without tau"), "down"),
     ("i_mix", (BASE.name, SOFTMAX), "down"),
-    ("i_mix, corrected by log q as the taken item is,", (MIX_CORRECTED, SOFTMAX), "down"),
+    ("i_mix, corrected,", (MIX_CORRECTED, SOFTMAX), "down"),
 )
 CLAIMS = (
     Claim(
