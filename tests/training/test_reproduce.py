@@ -89,7 +89,7 @@ DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
         "loop.mix": None,
         "loop.log_q": "off",
         "loop.negatives.batch": False,
-        "loop.negatives.each": 64,
+        "loop.negatives.each": 16,
     },
     "negatives of batch and pool": {"loop.negatives.uniform": 1024},
     "negatives of batch and memory": {

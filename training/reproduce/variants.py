@@ -90,7 +90,7 @@ FURTHER = {
         without("i_mix"), loop={"negatives": OF_POOL, "log_q": "off"}
     ),
     "of each line, without i_mix": changed(
-        without("i_mix"), loop={"negatives": Negatives(batch=False, each=64), "log_q": "off"}
+        without("i_mix"), loop={"negatives": Negatives(batch=False, each=16), "log_q": "off"}
     ),
     "negatives of batch and pool": changed(BASE, loop={"negatives": Negatives(uniform=1024)}),
     "negatives of batch and memory": changed(
