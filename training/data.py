@@ -40,6 +40,7 @@ from training.negatives import (
     draw_for_each,
     draw_of_each,
     once_each,
+    taken_by,
 )
 
 SEPARATOR = "__"  # between view and column, as Feast's full feature names have it
@@ -250,10 +251,7 @@ def _batch(
         hard_BK = once_each(np.concatenate([hard_BK, mined_LK[lines]], axis=1))
     if negatives.each:
         hard_BK = draw_for_each(len(lines), negatives.each, pool=len(catalogue), seed=(*seed, 2))
-        # A request and an item as one number: what it has taken is no negative of its lines.
-        of_request_BK = request_B[:, None] * (len(catalogue) + 1)
-        taken_B = request_B * (len(catalogue) + 1) + item_B
-        hard_BK[np.isin(of_request_BK + hard_BK, taken_B)] = 0
+        hard_BK[taken_by(request_B, hard_BK, (request_B, item_B), pool=len(catalogue))] = 0
     items_M, at_BK = _with_hard(items_P, hard_BK)
     own = processes.part(len(requests))
     of_own = slice(*request_B.searchsorted([own.start, own.stop]))

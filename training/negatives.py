@@ -192,6 +192,21 @@ def draw_of_each(rows: Ragged, count: int, *, seed: tuple[int, ...]) -> Numbers:
     return drawn
 
 
+def taken_by(
+    request_B: Numbers, items_BK: Numbers, taken: tuple[Numbers, Numbers], *, pool: int
+) -> npt.NDArray[np.bool_]:
+    """Which of each line's items its request has taken, [B, K].
+
+    Args:
+        request_B: each line's request. taken: (request, number of an item that it took), [O] each.
+    """
+
+    def pairs(request: Numbers, item: Numbers) -> Numbers:  # both as one number
+        return request * (pool + 1) + item
+
+    return np.isin(pairs(request_B[:, None], items_BK), pairs(*taken))
+
+
 def once_each(items_BK: Numbers) -> Numbers:
     """The same rows with each item once, ascending; 0 in the place of repeats."""
     ascending = np.sort(items_BK, axis=1)

@@ -39,7 +39,7 @@ from training import splits
 from training.bundle_rows import bundle_of, dataset_of, examples_of
 from training.data import Examples
 from training.lines import not_taken, of_items, trained_span, week_of
-from training.negatives import Numbers, draw_of_each
+from training.negatives import Numbers, draw_of_each, taken_by
 from training.optimisers import AdagradConfig, descend
 
 if TYPE_CHECKING:
@@ -142,10 +142,9 @@ def drawn_pairs(
     shown_BK = shown_UK[request_B]
     from_pool_BK = np.random.default_rng(seed).integers(1, pool + 1, shown_BK.shape)
     other_BK = np.where(shown_BK > 0, shown_BK, from_pool_BK)
-    # A request and an item as one number.
     request_O, lines_O = examples.lines_of(requests)
-    taken_O = request_O * (pool + 1) + examples.item_B[lines_O]
-    left_BK = ~np.isin(request_B[:, None] * (pool + 1) + other_BK, taken_O)
+    taken = request_O, examples.item_B[lines_O]
+    left_BK = ~taken_by(request_B, other_BK, taken, pool=pool)
     return (
         np.concatenate([lines, lines[left_BK.nonzero()[0]]]),
         np.concatenate([examples.item_B[lines], other_BK[left_BK]]),

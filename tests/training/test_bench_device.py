@@ -13,7 +13,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 from pagoda.errors import CheckFailed, MachineError
-from pagoda.models.tables import Sizes
 from training.bench import device, sweep, ways
 from training.bench.device import doubled, require_alike, require_compiler
 from training.loop import LoopConfig, train
@@ -43,7 +42,7 @@ def test_operations_of_a_fused_lstm_are_counted() -> None:
 
 def test_a_step_of_twice_the_lines_is_at_least_twice_the_work() -> None:
     made = ways.catalogue(50, seed=0)
-    model = ways.config("alpha_dnn", 16).build(Sizes.of(made, made.tokenizer, stats=["s"] * 7))
+    model = ways.built("alpha_dnn", made, width=16, seed=0)
     found = []
     for requests in (4, 8):
         rows = ways.examples(made, requests=requests, seed=0)

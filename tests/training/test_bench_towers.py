@@ -13,7 +13,6 @@ import torch
 from pagoda.errors import CheckFailed
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import user_batch
-from pagoda.models.tables import Sizes
 from pagoda.settings import PROJECT_ROOT
 from training.bench import sequences, ways
 from training.bench.towers import require_equal
@@ -42,9 +41,7 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def model(kind: Kind, made: Catalogue) -> torch.nn.Module:
-    torch.manual_seed(0)
-    sizes = Sizes.of(made, made.tokenizer, stats=["s"] * 7)
-    return ways.config(kind, 16).build(sizes)
+    return ways.built(kind, made, width=16, seed=0)
 
 
 @pytest.mark.parametrize("kind", ["mgdspr", "alpha_dnn"])

@@ -1,6 +1,8 @@
 """What `pagoda bench device` lets run: one model on one device, a size of batches after another.
 
-python -m training.bench.sweep MODEL --device cuda --precision bf16 --compiled --batch 256 ...
+    python -m training.bench.sweep MODEL --device cuda --precision bf16 --compiled --batch 256 ...
+
+In one process, so that towers are compiled once for all sizes.
 """
 
 from __future__ import annotations
@@ -22,12 +24,10 @@ from pagoda.console import run
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import ItemBatch, UserBatch
-from pagoda.models.tables import Sizes
 from pagoda.watch import measured
-from training.bench.ways import LINES, STATS, Kind, catalogue, config, examples, first, timed
+from training.bench.ways import LINES, Kind, built, catalogue, examples, first, loop_of, timed
 from training.data import Examples
 from training.loop import LoopConfig, Precision, Step, train
-from training.optimisers import AdagradConfig
 
 WARM = 3  # steps of each size that do not count: they compile, and allocate
 _SIDE = {"cpu": 2_048, "cuda": 8_192}  # of the square matrices that say what the peak is
@@ -52,11 +52,7 @@ def main(
     """Train on batches of each size in turn; says what their steps took, beside the peak."""
     on = torch.device(device)
     made = catalogue(items, seed=seed)
-    torch.manual_seed(seed)
-    model: TwoTowers = config(kind, width).build(
-        Sizes.of(made, made.tokenizer, stats=["s"] * STATS)
-    )
-    model.to(on)
+    model = built(kind, made, width=width, seed=seed).to(on)
     trained = Compiled(model) if compiled else model
     weights = deepcopy(model.state_dict())
     sizes: list[dict[str, Any]] = []
@@ -64,12 +60,7 @@ def main(
         for lines in batch:
             requests = max(lines // LINES, 1)
             rows = examples(made, requests=requests * (WARM + steps), seed=seed)
-            loop = LoopConfig(
-                requests_per_batch=requests,
-                seed=seed,
-                precision=precision,
-                optimiser=AdagradConfig(dense_lr=0.001),
-            )
+            loop = loop_of(requests, seed=seed, precision=precision)
             model.load_state_dict(weights)  # losses say nothing where sizes go on from each other
             said = sweep(trained, rows, made, loop)
             work = operations(lambda: train(model, first(rows, requests), made, loop), on)  # noqa: B023

@@ -53,7 +53,7 @@ from training import data, losses, optimisers
 from training.bench import sequences
 from training.bench.sequences import Samples
 from training.data import Batch, Examples
-from training.loop import LoopConfig, train
+from training.loop import LoopConfig, Precision, train
 from training.optimisers import AdagradConfig
 
 Way = Literal["pagoda", "plain"]
@@ -112,16 +112,10 @@ def main(
         requests = max(lines_per_batch // LINES, 1)
         made = catalogue(items, seed=seed)
         rows = examples(made, requests=requests * steps, seed=seed)
-    torch.manual_seed(seed)
-    model: TwoTowers = config(kind, width).build(
-        Sizes.of(made, made.tokenizer, stats=["s"] * STATS)
-    )
+    model = built(kind, made, width=width, seed=seed)
     if way == "plain":
         model = Plain(model)
-    # Whole steps blow alpha-DNN up on made-up rows: then sums in another order give other losses.
-    loop = LoopConfig(
-        requests_per_batch=requests, seed=seed, optimiser=AdagradConfig(dense_lr=0.001)
-    )
+    loop = loop_of(requests, seed=seed)
     train(model, first(rows, requests), made, loop)  # what is loaded and allocated only once
     spent: list[float] = []
     parts: dict[str, float] = {}
@@ -191,6 +185,25 @@ def config(kind: Kind, width: int) -> Config:
             return SasrecConfig(width=width, dropout=0.0)
         case "alpha_dnn":
             return AlphaDnnConfig(width=width)
+
+
+def built(kind: Kind, made: Catalogue, *, width: int, seed: int) -> TwoTowers:
+    """Such a model of these items, new."""
+    torch.manual_seed(seed)
+    return config(kind, width).build(Sizes.of(made, made.tokenizer, stats=["s"] * STATS))
+
+
+def loop_of(requests: int, *, seed: int, precision: Precision = "fp32") -> LoopConfig:
+    """One epoch of batches of so many requests.
+
+    Whole steps blow alpha-DNN up on made-up rows: then sums in another order give other losses.
+    """
+    return LoopConfig(
+        requests_per_batch=requests,
+        seed=seed,
+        precision=precision,
+        optimiser=AdagradConfig(dense_lr=0.001),
+    )
 
 
 class Plain(TwoTowers):
