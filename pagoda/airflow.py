@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ _TIMEOUT_S = 30
 _ABSENT_S = 120  # a busy machine, a restarted API server
 _ABSENT_POLL_S = 1.0
 _START_WITHIN_S = 60  # an asset starts its DAGs in about a second
+_READ_WITHIN_S = 60  # the DAG processor is healthy before it has read every file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ class Airflow:
 
     def trigger(self, dag: str, params: Mapping[str, Any]) -> Run:
         """Start a run of `dag` now. Raises: InputError if Airflow refuses the parameters."""
-        self._call("PATCH", f"/dags/{dag}", json={"is_paused": False})
+        self._wake(dag)
         # The run's id is made here: whoever asks again starts no second one.
         run_id = f"manual__{datetime.now(UTC).isoformat()}_{secrets.token_hex(4)}"
         body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(params)}
@@ -207,6 +209,25 @@ class Airflow:
         ]
         return Started(renewed=bool(events), runs=runs)
 
+    def _wake(self, dag: str) -> None:
+        """Unpause `dag`, as soon as its file has been read: Airflow may have just started."""
+        give_up_at = time.monotonic() + _READ_WITHIN_S
+        while True:
+            answer = self._request("PATCH", f"/dags/{dag}", json={"is_paused": False})
+            if answer.status_code != httpx.codes.NOT_FOUND:
+                _body(answer)
+                return
+            errors = self.import_errors()
+            if any(Path(file).stem == dag for file in errors) or time.monotonic() >= give_up_at:
+                raise PagodaError(
+                    f"Airflow knows no DAG {dag}",
+                    where=self._settings.airflow.url,
+                    found=", ".join(self.dags()) or "none",
+                    next_step="See whether the file is in its folder of DAGs and can be read.",
+                    problems=[f"{file}: {text[-1000:]}" for file, text in errors.items()],
+                )
+            time.sleep(_ABSENT_POLL_S)
+
     def _get(self, path: str, **params: Any) -> dict[str, Any]:
         return self._call("GET", path, params=params)
 
@@ -221,18 +242,21 @@ class Airflow:
         status of 500 was not done. Whatever is asked here may be asked twice. To reading, 500 is an
         answer (`started_by`).
         """
-        give_up_at = time.monotonic() + (_ABSENT_S if self._answered else 0)
+        began = time.monotonic()
+
+        def late() -> bool:
+            return time.monotonic() >= began + (_ABSENT_S if self._answered else 0)
+
         while True:
-            late = time.monotonic() >= give_up_at
             try:
                 answer = self._send(method, path, **arguments)
             except httpx.TransportError as error:
-                if late:
+                if late():
                     where = self._settings.airflow.url
                     raise DependencyDown("airflow", f"{where}: {error}") from error
             else:
                 self._answered = True
-                if method == "GET" or late or not answer.is_server_error:
+                if method == "GET" or late() or not answer.is_server_error:
                     return answer
             time.sleep(_ABSENT_POLL_S)
 
@@ -251,6 +275,9 @@ class Airflow:
             "password": self._settings.airflow_password(),
         }
         answer = self._http.post("/auth/token", json=credentials)
+        self._answered = True
+        if answer.is_server_error:  # nobody was refused: the database is busy
+            raise httpx.RemoteProtocolError(f"the login answered {answer.status_code}")
         if not answer.is_success:
             raise PagodaError(
                 "Airflow refused the login",

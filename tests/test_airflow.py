@@ -27,15 +27,25 @@ class Server:
         self.runs: dict[str, dict[str, object]] = {}
         self.asked: list[str] = []
         self.first: list[Callable[[httpx.Request], httpx.Response | None]] = []
+        self.busy_logins = 0
+        self.unread = 0  # how often a DAG is asked for before its file has been read
+        self.import_errors: list[dict[str, str]] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         """Its answer to a request."""
-        if request.url.path == "/auth/token":
-            return httpx.Response(201, json={"access_token": "t"})
+        path = request.url.path
+        if path == "/auth/token":
+            self.busy_logins -= 1
+            return httpx.Response(500 if self.busy_logins >= 0 else 201, json={"access_token": "t"})
         if request.method == "PATCH":
-            return httpx.Response(200, json={})
+            self.unread -= 1
+            return httpx.Response(404 if self.unread >= 0 else 200, json={"detail": "no DAG"})
+        if path == "/api/v2/importErrors":
+            return httpx.Response(200, json={"import_errors": self.import_errors})
+        if path == "/api/v2/dags":
+            return httpx.Response(200, json={"dags": [{"dag_id": "train"}]})
         if request.method == "GET":
-            return httpx.Response(200, json=self.runs[request.url.path.rsplit("/", 1)[1]])
+            return httpx.Response(200, json=self.runs[path.rsplit("/", 1)[1]])
         body = json.loads(request.content)
         self.asked.append(body["dag_run_id"])
         if self.first and (answer := self.first.pop(0)(request)):
@@ -117,3 +127,35 @@ def test_what_is_refused_is_not_asked_again(server: Server, airflow: Airflow) ->
     with pytest.raises(InputError, match="no such parameter"):
         airflow.trigger("ingest", {"dais": 3})
     assert len(server.asked) == 1
+
+
+def test_a_login_that_a_locked_database_failed_is_asked_again(
+    server: Server, airflow: Airflow
+) -> None:
+    server.busy_logins = 3
+    run = airflow.trigger("ingest", {})
+    assert list(server.runs) == [run.run_id]
+    assert server.busy_logins < 0
+
+
+def test_a_dag_whose_file_is_still_to_be_read_is_waited_for(
+    server: Server, airflow: Airflow
+) -> None:
+    server.unread = 3
+    run = airflow.trigger("ingest", {})
+    assert list(server.runs) == [run.run_id]
+    assert server.unread < 0
+
+
+def test_a_dag_that_is_not_there_or_cannot_be_read_is_named(
+    server: Server, airflow: Airflow
+) -> None:
+    server.unread = 1_000
+    with pytest.raises(PagodaError, match=r"knows no DAG ingest.*found train"):
+        airflow.trigger("ingest", {})
+    asked = 1_000 - server.unread
+    assert asked > 1
+    server.import_errors = [{"filename": "ingest.py", "stack_trace": "SyntaxError: line 3"}]
+    with pytest.raises(PagodaError, match=r"ingest.py: SyntaxError: line 3"):
+        airflow.trigger("ingest", {})
+    assert 1_000 - server.unread == asked + 1, "that file will not be read by waiting"

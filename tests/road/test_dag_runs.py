@@ -47,12 +47,13 @@ def test_the_recipe_asked_for_at_the_head_is_the_one_trained(road: Road) -> None
 def test_a_step_without_anything_to_work_on_fails_its_dag_at_once(
     road: Road, airflow: Airflow
 ) -> None:
+    said = road.without_input.stderr
+    assert road.without_input.returncode == 1, said
+    assert "NothingToDo" in said
+    assert "there is no bundle" in said
     first = airflow.runs("index")[-1]
-    assert first.state == "failed"
+    assert first.state == "failed", said
     assert [task.try_number for task in airflow.tasks(first)] == [1], "retrying cannot help"
-    assert road.without_input.returncode == 1
-    assert "NothingToDo" in road.without_input.stderr
-    assert "there is no bundle" in road.without_input.stderr
 
 
 @pytest.mark.parametrize("task_id", ["build", "materialise"])
