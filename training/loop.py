@@ -32,7 +32,7 @@ from training.frequency import EstimatedChances, FrequencyConfig
 from training.losses import Mix, mixed, pairwise_hinge, sampled_softmax
 from training.mining import Mined
 from training.negatives import Chances, Memory, Negatives
-from training.optimisers import AdagradConfig, descend
+from training.optimisers import AdagradConfig, OptimiserConfig, descend
 
 Precision = Literal["fp32", "bf16"]
 
@@ -61,7 +61,7 @@ class Finish:
 
     days: int | None = None
     epochs: int = 1
-    optimiser: AdagradConfig = field(
+    optimiser: OptimiserConfig = field(
         default_factory=lambda: AdagradConfig(embedding_lr=0.02, dense_lr=0.003)
     )
 
@@ -104,7 +104,7 @@ class LoopConfig:
     rewards: Rewards | None = None
     margin: float = 1.0
     precision: Precision = "fp32"
-    optimiser: AdagradConfig = field(default_factory=AdagradConfig)
+    optimiser: OptimiserConfig = field(default_factory=AdagradConfig)
     finish: Finish | None = None
     seed: int = 0
     checkpoint_steps: int = 100

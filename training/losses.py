@@ -17,8 +17,8 @@ class Mix:
     """Relevance-improving hard negatives, `i_mix = α i⁺ + (1-α) i_hard`, α ~ U(low, high) (3.4).
 
     Attributes:
-        most: hard negatives of a line, the largest scores; a third of the columns where those are
-            fewer than three times as many.
+        most: hard negatives of a line, the largest scores.
+        share: of the columns beside the line's item, at most, where that is fewer.
         through_positive: whether the gradient flows into `i⁺` through the mix too.
         corrected: where log q corrects the positive's score, by as much: the odds between the two
             are then those of their scores alone. Without, a mix of a rare item weighs next to
@@ -28,14 +28,15 @@ class Mix:
     low: float = 0.4
     high: float = 0.6
     most: int = 684
+    share: float = 1 / 3
     through_positive: bool = True
     corrected: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError("a mix needs 0 <= low <= high <= 1")
-        if self.most < 1:
-            raise ValueError("a mix needs at least one hard negative")
+        if self.most < 1 or not 0 < self.share <= 1:
+            raise ValueError("a mix needs most >= 1 and 0 < share <= 1")
 
 
 def sampled_softmax(
@@ -108,8 +109,8 @@ def mixed(
     if not mix.through_positive:
         score_positive_B1 = score_positive_B1.detach()
     negative_BN = score_BN.masked_fill(excluded_BN, -torch.inf).scatter(1, own_B1, -torch.inf)
-    columns = score_BN.shape[1]
-    hard_BK = negative_BN.topk(max(1, min(mix.most, (columns - 1) // 3)), dim=1).values
+    hard = max(1, min(mix.most, int((score_BN.shape[1] - 1) * mix.share)))
+    hard_BK = negative_BN.topk(hard, dim=1).values
     # Drawn on the processor: the same on every device.
     drawn_BK = torch.empty(hard_BK.shape, dtype=hard_BK.dtype)
     alpha_BK = drawn_BK.uniform_(mix.low, mix.high, generator=dice).to(hard_BK.device)

@@ -1,13 +1,15 @@
-"""A step of AdaGrad as MGDSPR needs it: sparse rows for embeddings, a lower rate for dense layers.
+"""Optimisers with sparse rows for embeddings and another rate for dense layers; a step of them.
 
-Embeddings want a rate of 0.1 and an accumulator that starts at 0, so that a rare row's first step
-is a full one; the same rate on dense layers makes MGDSPR diverge.
+AdaGrad is what the recipes have. Embeddings want a rate of 0.1 and an accumulator that starts at 0,
+so that a rare row's first step is a full one; the same rate on dense layers makes MGDSPR diverge.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,19 +29,88 @@ class AdagradConfig:
 
     def build(self, model: nn.Module) -> torch.optim.Adagrad:
         """The optimiser; embedding tables form its first group."""
-        # Said explicitly, or torch warns at every sparse gradient.
-        torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
-        tables = [each.weight for each in model.modules() if isinstance(each, nn.Embedding)]
-        known = {id(table) for table in tables}
-        dense = [each for each in model.parameters() if id(each) not in known]
-        groups = [
-            {"params": tables, "lr": self.embedding_lr},
-            {"params": dense, "lr": self.dense_lr},
-        ]
         return torch.optim.Adagrad(
-            [group for group in groups if group["params"]],
+            _groups(model, self.embedding_lr, self.dense_lr),
             initial_accumulator_value=self.initial_accumulator,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    """Rates, what the moments keep of themselves at a step, the bound on the gradient's L2 norm."""
+
+    embedding_lr: float = 0.001
+    dense_lr: float = 0.001
+    mean_decay: float = 0.9
+    square_decay: float = 0.999
+    clip_norm: float = 3.0
+
+    def build(self, model: nn.Module) -> RowAdam:
+        """The optimiser; embedding tables form its first group."""
+        return RowAdam(
+            _groups(model, self.embedding_lr, self.dense_lr),
+            mean_decay=self.mean_decay,
+            square_decay=self.square_decay,
+        )
+
+
+OptimiserConfig = AdagradConfig | AdamConfig
+
+
+def _groups(model: nn.Module, embedding_lr: float, dense_lr: float) -> list[dict[str, Any]]:
+    # Said explicitly, or torch warns at every sparse gradient.
+    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
+    tables = [each.weight for each in model.modules() if isinstance(each, nn.Embedding)]
+    known = {id(table) for table in tables}
+    dense = [each for each in model.parameters() if id(each) not in known]
+    groups = [{"params": tables, "lr": embedding_lr}, {"params": dense, "lr": dense_lr}]
+    return [group for group in groups if group["params"]]
+
+
+class RowAdam(torch.optim.Optimizer):
+    """Adam; of a table only rows that have a gradient are stepped, and their moments kept up.
+
+    torch has one for dense gradients and one for sparse ones, whose counts of steps are kept each
+    in its own way: here a model has both, and all state is tensors (`training.checkpoints`).
+
+    Source: Kingma & Ba, ICLR 2015, algorithm 1; for rows as `torch.optim.SparseAdam`.
+    """
+
+    _EPSILON = 1e-8
+
+    def __init__(
+        self, groups: list[dict[str, Any]], *, mean_decay: float, square_decay: float
+    ) -> None:
+        super().__init__(groups, {"decays": (mean_decay, square_decay)})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step; a parameter without a gradient stays."""
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step(parameter, parameter.grad, group["lr"], *group["decays"])
+        return loss
+
+    def _step(
+        self, parameter: Tensor, gradient: Tensor, lr: float, mean_decay: float, square_decay: float
+    ) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["steps"] = torch.zeros(())
+            state["mean"], state["square"] = (torch.zeros_like(parameter) for _ in range(2))
+        state["steps"] += 1
+        steps = state["steps"].item()
+        rows: Tensor | slice = slice(None)
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            rows, gradient = gradient.indices()[0], gradient.values()
+        mean = state["mean"][rows].lerp(gradient, 1 - mean_decay)
+        square = state["square"][rows].lerp(gradient * gradient, 1 - square_decay)
+        state["mean"][rows], state["square"][rows] = mean, square
+        root = (square / (1 - square_decay**steps)).sqrt().add_(self._EPSILON)
+        parameter[rows] -= lr / (1 - mean_decay**steps) * mean / root
 
 
 def descend(

@@ -51,6 +51,7 @@ from training import devices, judging, loop, parents, processes, rows, scratch, 
 from training.data import Examples, prepare
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
+from training.overrides import overridden
 from training.recipes import RECIPES, recipe, seeded
 from training.trial import Trial
 from training.vectors import encode_items
@@ -318,6 +319,15 @@ def train(
             min=0, max=2**32, help="Of first weights, batches and draws; default: the recipe's."
         ),
     ] = None,
+    changed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Another setting of the recipe, e.g. loop.epochs=2 or model.zero=false; "
+            "repeatable.",
+        ),
+    ] = None,
     show_plan: Annotated[
         bool, typer.Option("--plan", help="Only show the days whose features are needed.")
     ] = False,
@@ -326,7 +336,7 @@ def train(
     """Train a recipe and write a bundle."""
     settings = settings_module.load()
     dataset = datasets.load(settings)
-    asked = recipe(name)
+    asked = overridden(recipe(name), changed or ())
     chosen = plan(asked if seed is None else seeded(asked, seed), dataset, week_of(week))
     if parent is not None:
         started_from = Bundle.load(registry.require(settings, _live(settings, parent)))

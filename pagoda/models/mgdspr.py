@@ -59,7 +59,10 @@ class MgdsprConfig:
             `mean`: their mean through a linear layer.
         stats: the user's statistics are one more token.
         title: what is averaged of a title: its words as they are, or after an LSTM or Transformer.
+        word_layers: of the Transformer over the query's words, and over a title's where it has one.
         zero_vector: a query may attend to nothing.
+        mask_empty_actions: a long-term action without events is no part of P_a (False: its mean, 0,
+            is one more zero vector).
         scaled_attention: divide scores by sqrt(D / heads); the paper prints none.
     """
 
@@ -76,12 +79,16 @@ class MgdsprConfig:
     fusion: Literal["self_attention", "others", "concat", "mean"] = "self_attention"
     stats: bool = False
     title: Literal["words", "lstm", "transformer"] = "words"
+    word_layers: int = 1
     zero_vector: bool = True
+    mask_empty_actions: bool = True
     scaled_attention: bool = False
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
+        if self.word_layers < 1:
+            raise ValueError("word_layers must be at least 1")
         unknown = set(self.drop_rows) - set(QUERY_ROWS)
         if unknown or not set(_UNITS) - set(self.drop_rows):
             raise ValueError(
@@ -197,8 +204,8 @@ class Mgdspr(TwoTowers):
     def _attend_long_term(self, q_mgs_CED: Tensor, batch: UserBatch) -> Tensor:
         """`H_long = sum over views a of softmax(Q · [0; P_a]^T) [0; P_a]`, [C, E, D] (1.3).
 
-        `P_a`: the means of clicked, bought and collected; an empty action is masked. One product
-        scores all views, each has its own softmax, and another product sums them.
+        `P_a`: the means of clicked, bought and collected. One product scores all views, each has
+        its own softmax, and another product sums them.
         """
         views_M: Mapping[str, Tensor] = {
             "item": self.item_tower.tables.item(batch.items.item_M),
@@ -217,6 +224,8 @@ class Mgdspr(TwoTowers):
             dim=1,
         )
         mask_UA = torch.stack([bags.lengths > 0 for bags in batch.long_term.values()], dim=1)
+        if not self.config.mask_empty_actions:
+            mask_UA = torch.ones_like(mask_UA)
         request_C = batch.blocks.request_C
         p_CVAD = p_UVAD.index_select(0, request_C)
         C, V, A, D = p_CVAD.shape
@@ -277,17 +286,22 @@ class QueryUnits(nn.Module):
 
 
 class WordTransformer(nn.Module):
-    """Words in their order: learned positions and one layer of a transformer (1.2)."""
+    """Words in their order: learned positions and a transformer (1.2)."""
 
     def __init__(self, config: MgdsprConfig, *, most: int) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.randn(most, config.width) * 0.01)
-        self.layer = TransformerLayer(config.width, config.heads, scaled=config.scaled_attention)
+        self.layers = nn.ModuleList(
+            TransformerLayer(config.width, config.heads, scaled=config.scaled_attention)
+            for _ in range(config.word_layers)
+        )
 
     def forward(self, words_XND: Tensor, mask_XN: Tensor) -> Tensor:
         """[X, N, D]."""
-        out: Tensor = self.layer(words_XND + self.positions[: words_XND.shape[1]], mask_XN)
-        return out
+        out_XND = words_XND + self.positions[: words_XND.shape[1]]
+        for layer in self.layers:
+            out_XND = layer(out_XND, mask_XN)
+        return out_XND
 
 
 class WordLstm(nn.Module):

@@ -32,6 +32,11 @@ def sequence_mean(values_MD: Tensor, sequence: Padded) -> Tensor:
     return masked_mean(functional.embedding(sequence.at_UT, values_MD), sequence.mask_UT)
 
 
+def scaled(vectors: Tensor, *, unit_length: bool) -> Tensor:
+    """Rows of unit length if asked for: inner products are then cosines."""
+    return functional.normalize(vectors, dim=-1) if unit_length else vectors
+
+
 def attention_weights(score: Tensor, mask: Tensor, *, zero_vector: bool) -> Tensor:
     """`softmax([0; score])` without the zero vector's own weight, over the last dimension.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import ItemBatch, UserBatch
+from pagoda.models.parts import scaled
 from pagoda.models.query import QueryDnn
 from pagoda.models.tables import ItemTower, Sizes
 
@@ -22,12 +23,14 @@ class YoutubeDnnConfig:
     Attributes:
         width: of embeddings and vectors. hidden: the DNN's layers before the last.
         item_side: items carry category, brand and shop.
+        unit_length: vectors are L2-normalised; the softmax wants a temperature of about .05 then.
     """
 
     width: int = 64
     attribute_width: int = 32
     hidden: tuple[int, ...] = (256, 128)
     item_side: bool = True
+    unit_length: bool = False
 
     def build(self, sizes: Sizes) -> YoutubeDnn:
         """The model with these tables, randomly initialised."""
@@ -47,10 +50,8 @@ class YoutubeDnn(TwoTowers):
 
     def encode_user(self, batch: UserBatch) -> Tensor:
         """User vectors, [B, D]."""
-        out: Tensor = self.query_dnn(self.item_tower, batch)
-        return out
+        return scaled(self.query_dnn(self.item_tower, batch), unit_length=self.config.unit_length)
 
     def encode_item(self, items: ItemBatch) -> Tensor:
         """Item vectors, [M, D]."""
-        out: Tensor = self.item_tower(items)
-        return out
+        return scaled(self.item_tower(items), unit_length=self.config.unit_length)

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import ItemBatch, UserBatch
-from pagoda.models.parts import mlp
+from pagoda.models.parts import mlp, scaled
 from pagoda.models.query import QueryDnn
 from pagoda.models.tables import ItemEmbedding, Sizes
 
@@ -59,12 +58,9 @@ class YoutubeTwoTower(TwoTowers):
 
     def encode_user(self, batch: UserBatch) -> Tensor:
         """User vectors, [B, D]."""
-        return self._scaled(self.query_dnn(self.items, batch))
+        return scaled(self.query_dnn(self.items, batch), unit_length=self.config.unit_length)
 
     def encode_item(self, items: ItemBatch) -> Tensor:
         """`DNN([e_i; mean(title)])`, [M, D]."""
         known_MD = torch.cat([self.items.embed(items), self.items.tables.title(items)], -1)
-        return self._scaled(self.item_dnn(known_MD))
-
-    def _scaled(self, vectors: Tensor) -> Tensor:
-        return functional.normalize(vectors, dim=-1) if self.config.unit_length else vectors
+        return scaled(self.item_dnn(known_MD), unit_length=self.config.unit_length)

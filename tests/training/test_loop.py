@@ -27,7 +27,7 @@ from training.frequency import FrequencyConfig
 from training.loop import Finish, LoopConfig, Objective, Rewards, Step, train
 from training.losses import Mix
 from training.negatives import Negatives
-from training.optimisers import AdagradConfig, clip_gradients, descend
+from training.optimisers import AdagradConfig, AdamConfig, clip_gradients, descend
 from training.recipes import RECIPES, recipe
 
 SHORT = LoopConfig(epochs=2, requests_per_batch=12, checkpoint_steps=3)
@@ -36,6 +36,7 @@ EVERYTHING = replace(
     SHORT, negatives=replace(HARD, uniform=10, memory=2, memory_after=1), mix=Mix(most=5)
 )
 FINISHED = replace(EVERYTHING, finish=Finish(days=1))
+ADAM = replace(EVERYTHING, optimiser=AdamConfig(), finish=Finish(days=1, optimiser=AdamConfig()))
 STREAM = replace(EVERYTHING, order="stream", frequency=FrequencyConfig(slots=64), rewards=Rewards())
 
 
@@ -113,8 +114,8 @@ def stopped_and_resumed(
 @EACH
 @pytest.mark.parametrize(
     "loop",
-    [SHORT, EVERYTHING, FINISHED, STREAM],
-    ids=["plain", "everything", "finished", "stream"],
+    [SHORT, EVERYTHING, FINISHED, STREAM, ADAM],
+    ids=["plain", "everything", "finished", "stream", "adam"],
 )
 @pytest.mark.parametrize(("every", "stop_after"), [(4, 5), (3, 7)], ids=["epochs", "steps"])
 def test_resumed_training_equals_uninterrupted_bit_for_bit(
@@ -336,6 +337,34 @@ def test_tables_get_their_own_rate(sizes: Sizes) -> None:
     assert (tables["lr"], dense["lr"]) == (0.1, 0.01)
     assert len(tables["params"]) == 8
     assert len(tables["params"]) + len(dense["params"]) == len(list(model.parameters()))
+
+
+def test_adam_is_torchs_of_dense_weights_and_its_sparse_one_of_tables() -> None:
+    def fresh() -> tuple[torch.nn.Embedding, torch.nn.Linear]:
+        torch.manual_seed(0)
+        return torch.nn.Embedding(9, 3, sparse=True), torch.nn.Linear(3, 2)
+
+    config = AdamConfig(embedding_lr=0.05, dense_lr=0.01, mean_decay=0.8, square_decay=0.95)
+    own, theirs = fresh(), fresh()
+    steppers: list[list[torch.optim.Optimizer]] = [
+        [config.build(torch.nn.ModuleList(own))],
+        [
+            torch.optim.SparseAdam(list(theirs[0].parameters()), lr=0.05, betas=(0.8, 0.95)),
+            torch.optim.Adam(theirs[1].parameters(), lr=0.01, betas=(0.8, 0.95)),
+        ],
+    ]
+    start = own[0].weight.detach().clone()
+    for step in range(6):
+        rows = torch.tensor([1, 1, 2 + step % 3])  # a row twice; others now and then
+        for (table, linear), optimisers in zip((own, theirs), steppers, strict=True):
+            linear(table(rows)).square().sum().backward()
+            for each in optimisers:
+                each.step()
+                each.zero_grad()
+    torch.testing.assert_close(own[0].weight, theirs[0].weight)
+    torch.testing.assert_close(own[1].weight, theirs[1].weight)
+    assert not torch.equal(own[0].weight[1], start[1])
+    assert torch.equal(own[0].weight[5:], start[5:])
 
 
 def test_rewards_weigh_lines_by_their_action(
