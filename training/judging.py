@@ -16,7 +16,7 @@ from pagoda.errors import InputError
 from pagoda.metric_table import DISPLAYED
 from pagoda.models.base import TwoTowers
 from pagoda.relevance import Judge
-from training import baselines, displayed, held_out, p_good, same_category, scores
+from training import baselines, displayed, held_out, p_good, same_category, scores, zero_share
 from training import funnel as funnels
 from training.channels import Channels
 from training.funnel import Funnel
@@ -46,10 +46,10 @@ def judge(
 ) -> list[Metric]:
     """The towers under `name`, then every baseline; of queries also whether the towers read them.
 
-    Of users who have a line each also the ranks among what they have not had; with labels or a
-    relevance model also which share of every method's first candidates is good; with a funnel also
-    how many of them come through it. Where it is what searches displayed that is judged, its order
-    and nothing else.
+    Of a model that may attend to nothing also how much it does. Of users who have a line each also
+    the ranks among what they have not had; with labels or a relevance model also which share of
+    every method's first candidates is good; with a funnel also how many of them come through it.
+    Where it is what searches displayed that is judged, its order and nothing else.
 
     Raises: InputError for any of these there, and where there are no queries; NothingToDo for
         labels of other queries or items.
@@ -71,6 +71,9 @@ def judge(
         users = trial.users[category.known_B]
         gained = {name: category.gains()}
         found += _told(gained, users, week=week, rows=same_category.ROWS).values()
+    for rows, (some, share_B) in zero_share.by_history(trial, model).items():
+        gained = {name: {zero_share.METRIC: share_B}}
+        found += _told(gained, trial.users[some], week=week, rows=rows).values()
     if unseen is not None:
         everyone = np.ones(len(lines), bool)
         for rows, of_method in held_out.ranks(trial, name, unseen).items():

@@ -6,7 +6,8 @@ Shape legend
     B lines   U requests   C blocks of L lines of a request   D width
     Q query rows: 6, or 1 without multi-granular units or a query   E = L · Q rows of a block
     G requests and F blocks whose sequences are about equally long   T events of a sequence
-    M distinct items   X distinct queries   Y distinct previous queries   N units of a text
+    M distinct items   K of them in R or S   N units of a text
+    X distinct queries   Y distinct previous queries
     V long-term views   A long-term actions   P = V · A
 """
 
@@ -154,10 +155,15 @@ class Mgdspr(TwoTowers):
 
         Behaviour is encoded once per request; each line's query attends to its request's.
         """
-        return self.fused(batch, self.query_rows(batch), self.item_tower.embed(batch.items))
+        # Most of the batch's items stand in long-term bags alone, whose means are projected.
+        held = [each.at_UT.flatten() for each in (batch.real_time, batch.short_term)]
+        item_K: Tensor = torch.unique(torch.cat(held))
+        e_KD = self.item_tower.embed(batch.items.take(item_K))
+        e_MD = e_KD.new_zeros(len(batch.items.item_M), e_KD.shape[1]).index_copy(0, item_K, e_KD)
+        return self.fused(batch, self.query_rows(batch), e_MD)
 
     def fused(self, batch: UserBatch, q_mgs_BQD: Tensor, e_MD: Tensor) -> Tensor:
-        """The same from `Q_mgs` and the embeddings of the batch's items."""
+        """The same from `Q_mgs` and the embeddings of the batch's items that sequences hold."""
         blocks = batch.blocks
         _, Q, D = q_mgs_BQD.shape
         # A block's lines stand side by side as the queries of one attention, E = L · Q.

@@ -14,6 +14,7 @@ Equations, steps and results: docs/models/mgdspr_repeats.md.
 Shape legend
     B lines   C blocks of L lines of a request   D width   R width of codes
     U requests   J items that a user had   M distinct items   Q query rows
+    P pairs of a bucket of times and one of ages
 """
 
 from __future__ import annotations
@@ -104,12 +105,16 @@ class OwnedItems(nn.Module):
         owned, blocks = batch.owned, batch.blocks
         times_UJ = _bucket(batch.owned_times_UJ, _TIMES)
         ages_UJ = _bucket(batch.owned_age_days_UJ, _AGES)
-        key_UJD = (
-            functional.embedding(owned.at_UT, self.key(item_MD))
-            + self.times(times_UJ)
-            + self.ages(ages_UJ)
+        # There are few pairs of the two and many items: each pair is looked up once.
+        pair_UJ = times_UJ * (len(_AGES) + 1) + ages_UJ
+        pair_P = torch.arange((len(_TIMES) + 1) * (len(_AGES) + 1), device=pair_UJ.device)
+        when_PD = self.times(1 + pair_P // (len(_AGES) + 1)) + self.ages(
+            1 + pair_P % (len(_AGES) + 1)
         )
-        prior_UJ = self.prior((times_UJ - 1) * (len(_AGES) + 1) + ages_UJ).squeeze(-1)
+        key_UJD = functional.embedding(owned.at_UT, self.key(item_MD)) + functional.embedding(
+            pair_UJ, when_PD
+        )
+        prior_UJ = functional.embedding(pair_UJ, self.prior(1 + pair_P)).squeeze(-1)
         code_UJR = functional.embedding(owned.at_UT, self.code(batch.items.item_M))
         probe_CLD = blocks.gathered(self.probe(q_mgs_BQD.flatten(1)))
         request_C = blocks.request_C
@@ -124,5 +129,5 @@ class OwnedItems(nn.Module):
 
 
 def _bucket(values: Tensor, edges: tuple[int, ...]) -> Tensor:
-    """The number of each value's bucket, from 1."""
-    return torch.bucketize(values, torch.tensor(edges).to(values.device), right=True) + 1
+    """The number of each value's bucket, from 0."""
+    return torch.bucketize(values, torch.tensor(edges).to(values.device), right=True)

@@ -1,7 +1,7 @@
 """Parts that several towers share.
 
 Shape legend: B batch, U requests, M items, X texts, Q queries, T sequence, N units of a text,
-D width, H heads, K = D / H.
+W distinct units, D width, H heads, K = D / H.
 """
 
 from __future__ import annotations
@@ -22,9 +22,17 @@ def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     return (x_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1.0)
 
 
-def unit_mean(table: nn.Module, numbers_XN: Tensor) -> Tensor:
-    """Mean of the units' rows of a table, [X, D]; zero for a text without any."""
-    return masked_mean(table(numbers_XN), numbers_XN > 0)
+def unit_mean(table: nn.Embedding, numbers_XN: Tensor) -> Tensor:
+    """Mean of the units' rows of a table, [X, D]; zero for a text without any.
+
+    Texts share their words: each row is fetched once, and no [X, N, D] is ever built.
+    """
+    there = torch.zeros(table.num_embeddings, dtype=torch.bool, device=numbers_XN.device)
+    there[0] = True
+    there[numbers_XN] = True
+    rows_WD = table(there.nonzero().squeeze(1))
+    place_XN = (there.cumsum(0) - 1)[numbers_XN]
+    return functional.embedding_bag(place_XN, rows_WD, mode="mean", padding_idx=0)
 
 
 def sequence_mean(values_MD: Tensor, sequence: Padded) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pagoda.models.base import TwoTowers
-from pagoda.models.inputs import ItemBatch, UserBatch
+from pagoda.models.inputs import ItemBatch, Padded, UserBatch
 from pagoda.models.parts import attention_weights, unit_mean
 from pagoda.models.tables import Sizes, Table
 
@@ -73,6 +73,11 @@ class Zam(TwoTowers):
         weight_CLT, history_CTD = self._attention(query_BD, batch)
         return query_BD + batch.blocks.by_line(torch.bmm(weight_CLT, history_CTD))
 
+    def history(self, batch: UserBatch) -> Padded:
+        """What is attended to, [U, T]."""
+        bought = batch.long_term["buy"].padded()
+        return bought.beside(batch.clicks) if self.config.recent else bought
+
     def zero_share(self, batch: UserBatch) -> Tensor:
         """How much of its attention each line gives to nothing, [B]."""
         weight_CLT, _ = self._attention(self._query(batch), batch)
@@ -115,9 +120,7 @@ class Zam(TwoTowers):
 
         `f(q, i) = w_h · (tanh(W_f q + b_f) i)` is one inner product: the rows' weighted sum with i.
         """
-        history = batch.long_term["buy"].padded()
-        if self.config.recent:
-            history = history.beside(batch.clicks)
+        history = self.history(batch)
         rows_BHD = torch.tanh(self.probe(query_BD)).view(len(query_BD), self.config.rows, -1)
         probe_BD = torch.einsum("bhd,h->bd", rows_BHD, self.row_weight)
         blocks = batch.blocks

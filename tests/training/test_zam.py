@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import Tensor
@@ -13,8 +14,10 @@ from pagoda.models.tables import Sizes
 from pagoda.models.zam import Zam, ZamConfig
 from tests.training import toy
 from tests.training.conftest import MakeExamples
-from tests.training.small import ZAM, built, whole
+from tests.training.small import MGDSPR, ZAM, built, whole
+from training import zero_share
 from training.data import Examples
+from training.trial import Trial
 
 AEM = replace(ZAM, zero=False)
 
@@ -72,6 +75,34 @@ def test_zero_takes_a_share_of_the_attention_and_all_of_it_without_history(
     )
     for config in (ZAM, AEM):
         assert zam(config, sizes).zero_share(alone).item() == 1
+
+
+@pytest.mark.parametrize("recent", [True, False])
+def test_the_zeros_share_is_told_by_whether_the_history_has_the_leaf(
+    recent: bool, sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    model = zam(replace(ZAM, recent=recent), sizes)
+    none = pl.DataFrame(schema={"user_key": pl.Int64, "item_key": pl.Int64, "t_ms": pl.Int64})
+    trial = Trial(examples=examples, catalogue=catalogue, history=none, starts_ms=toy.T0)
+    with torch.no_grad():
+        share_B = model.zero_share(whole(examples, catalogue)).numpy()
+    leaf = catalogue.attributes["leaf"]
+    expected: dict[str, list[int]] = {zero_share.RELATED: [], zero_share.FOREIGN: []}
+    for line in range(examples.lines):
+        behaviour = examples.behaviour.take(examples.request_B[[line]])
+        read = [behaviour.long_term["buy"]]
+        read += [behaviour.short_term, behaviour.real_time] if recent else []
+        leaves = {leaf[number] for ragged in read for number in ragged.values}
+        if leaves and (wanted := leaf[examples.item_B[line]]):
+            there = wanted in leaves
+            expected[zero_share.RELATED if there else zero_share.FOREIGN].append(line)
+    found = zero_share.by_history(trial, model)
+    assert {rows: lines.tolist() for rows, (lines, _) in found.items()} == expected
+    assert all(expected.values())
+    for lines, shares in found.values():
+        np.testing.assert_allclose(shares, share_B[lines], atol=1e-5)
+    assert zero_share.by_history(trial, zam(AEM, sizes)) == {}
+    assert zero_share.by_history(trial, built(MGDSPR, sizes)) == {}
 
 
 def test_the_words_loss_is_of_taken_items_and_no_own_word_is_a_negative(

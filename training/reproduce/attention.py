@@ -26,6 +26,7 @@ from pagoda.models.inputs import Numbers, Padded, UserBatch
 from pagoda.models.mgdspr import Mgdspr
 from pagoda.models.parts import attention_weights, sequence_mean
 from training.data import Examples
+from training.zero_share import related
 
 _REQUESTS_PER_PASS = 64
 
@@ -59,19 +60,6 @@ def attended(model: Mgdspr, batch: UserBatch) -> dict[str, Attended]:
         "short-term": _over(model, query_BQD, model.short_term, e_MD, batch.short_term, batch),
         "long-term": _over_long_term(model, query_BQD, batch),
     }
-
-
-def related(held: Padded, wanted_B: Tensor, batch: UserBatch) -> Tensor:
-    """Whether each line's sequence holds an item of the leaf category that it wanted, [B].
-
-    Args:
-        wanted_B: numbers of leaf categories.
-    """
-    leaf_BT = functional.embedding(
-        held.at_UT[batch.request_B], batch.items.attributes["leaf"].unsqueeze(1)
-    ).squeeze(2)
-    same_BT = (leaf_BT == wanted_B.unsqueeze(1)) & held.mask_UT[batch.request_B]
-    return same_BT.any(1)
 
 
 def zero_weights(
@@ -139,6 +127,8 @@ def _over_long_term(model: Mgdspr, query_BQD: Tensor, batch: UserBatch) -> Atten
         1,
     )
     mask_UA = torch.stack([each.mask_UT.any(1) for each in sequences], 1)
+    if not model.config.mask_empty_actions:
+        mask_UA = torch.ones_like(mask_UA)
     memory_BVAD = p_UVAD[batch.request_B]
     weight_BQVA = attention_weights(
         torch.einsum("bqd,bvad->bqva", query_BQD, memory_BVAD),
