@@ -12,6 +12,7 @@ BENCHES: dict[str, tuple[str, str]] = {
         "training.bench.device:app",
         "Towers on the device of the settings, batch by batch.",
     ),
+    "memory": ("training.bench.memory:app", "More negatives: remembered, drawn, larger batches."),
     "stream": ("jobs.bench.stream:app", "The consumer beside bare Kafka loops; how fresh it is."),
     "online": ("jobs.bench.online:app", "One user's features: Pagoda, Feast, a bare HMGET."),
 }

@@ -1,4 +1,4 @@
-"""`pagoda bench device`: operations are counted right, and compiled towers are the same towers."""
+"""`pagoda bench device` and `memory`: operations are counted right, compiled towers are the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from pagoda.errors import CheckFailed, MachineError
-from training.bench import device, sweep, ways
+from training.bench import device, memory, sweep, ways
 from training.bench.device import doubled, require_alike, require_compiler
 from training.loop import LoopConfig, train
 
@@ -98,3 +98,21 @@ def test_every_combination_is_measured_and_learns_the_same(
         assert 0 < row["loader %"] < 100
         assert "card MB" not in row
     assert said["facts"]["device"].startswith("cpu")
+
+
+def test_each_source_of_negatives_is_measured_beside_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGODA_HOME", str(tmp_path / "home"))
+    asked = "--width 8 --lines 20 --remembered 2 --steps 2 --items 1000 --json"
+    ran = CliRunner().invoke(memory.app, asked.split())
+    assert ran.exit_code == 0, ran.stderr
+    rows = json.loads(ran.stdout)["rows"]
+    assert [(row["negatives"], row["lines"]) for row in rows] == [
+        ("the batch", 20),
+        ("and 2 remembered", 20),
+        ("and as many drawn", 20),
+        ("a batch 3 times as large", 60),
+    ]
+    assert rows[0]["x"] == 1
+    assert all(row["step ms"] > 0 and row["samples/s"] > 0 for row in rows)

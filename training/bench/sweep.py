@@ -11,10 +11,12 @@ import statistics
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any
 from unittest import mock
 
+import psutil
 import torch
 import typer
 from torch import Tensor
@@ -24,10 +26,11 @@ from pagoda.console import run
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import ItemBatch, UserBatch
-from pagoda.watch import measured
+from pagoda.watch import Watch, measured
 from training.bench.ways import LINES, Kind, built, catalogue, examples, first, loop_of, timed
 from training.data import Examples
 from training.loop import LoopConfig, Precision, Step, train
+from training.negatives import Negatives
 
 WARM = 3  # steps of each size that do not count: they compile, and allocate
 _SIDE = {"cpu": 2_048, "cuda": 8_192}  # of the square matrices that say what the peak is
@@ -48,8 +51,12 @@ def main(
     steps: Annotated[int, typer.Option()] = 10,
     items: Annotated[int, typer.Option()] = 70_000,
     seed: Annotated[int, typer.Option()] = 0,
+    memory: Annotated[int, typer.Option()] = 0,
+    uniform: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train on batches of each size in turn; says what their steps took, beside the peak."""
+    negatives = Negatives(memory=memory, uniform=uniform)
+    warm = WARM + memory  # which is full then
     on = torch.device(device)
     made = catalogue(items, seed=seed)
     model = built(kind, made, width=width, seed=seed).to(on)
@@ -59,16 +66,22 @@ def main(
     with measured(device=name_of(on), peak=peak(on, precision), sizes=sizes):
         for lines in batch:
             requests = max(lines // LINES, 1)
-            rows = examples(made, requests=requests * (WARM + steps), seed=seed)
-            loop = loop_of(requests, seed=seed, precision=precision)
+            rows = examples(made, requests=requests * (warm + steps), seed=seed)
+            loop = replace(loop_of(requests, seed=seed, precision=precision), negatives=negatives)
             model.load_state_dict(weights)  # losses say nothing where sizes go on from each other
-            said = sweep(trained, rows, made, loop)
+            said = sweep(trained, rows, made, loop, warm=warm)
             work = operations(lambda: train(model, first(rows, requests), made, loop), on)  # noqa: B023
             sizes.append({"lines": requests * LINES, "operations": work, **said})
 
 
-def sweep(model: TwoTowers, rows: Examples, made: Catalogue, loop: LoopConfig) -> dict[str, Any]:
-    """Train on the rows; median seconds of a step, the first step's, and the loader's of a step."""
+def sweep(
+    model: TwoTowers, rows: Examples, made: Catalogue, loop: LoopConfig, *, warm: int
+) -> dict[str, Any]:
+    """Train on the rows; seconds of steps and of the loader, and the memory that steps needed.
+
+    Args:
+        warm: steps that do not count.
+    """
     device = model.device
     on_card = device.type == "cuda"
     loading: list[float] = []
@@ -81,14 +94,19 @@ def sweep(model: TwoTowers, rows: Examples, made: Catalogue, loop: LoopConfig) -
 
     if on_card:
         torch.cuda.reset_peak_memory_stats(device)
-    with mock.patch("training.loop.batches", timed(loading, time.perf_counter)):
+    held = psutil.Process().memory_info().rss / 1e6
+    with (
+        mock.patch("training.loop.batches", timed(loading, time.perf_counter)),
+        Watch() as watch,
+    ):
         losses = train(model, rows, made, loop, on_step=on_step)
     took = [end - start for start, end in pairwise(ends)]
     return {
         "losses": losses,
-        "step_s": statistics.median(took[WARM:]),
+        "step_s": statistics.median(took[warm:]),
         "first_s": took[0],
-        "loading_s": statistics.median(loading[WARM:]),
+        "loading_s": statistics.median(loading[warm:]),
+        "grew_mb": watch.cost.peak_mb - held,
         "card_mb": torch.cuda.max_memory_allocated(device) / 1e6 if on_card else 0,
     }
 
