@@ -31,7 +31,7 @@ from training.data import (
 from training.frequency import EstimatedChances, FrequencyConfig
 from training.losses import Mix, mixed, pairwise_hinge, sampled_softmax
 from training.mining import Mined
-from training.negatives import Chances, Memory, Negatives
+from training.negatives import Chances, Memory, Negatives, Numbers, weighing
 from training.optimisers import AdagradConfig, OptimiserConfig, descend
 
 Precision = Literal["fp32", "bf16"]
@@ -370,6 +370,7 @@ class Objective:
         excluded_BN = batch.excluded_BP
         remembered = self._memory.used(step)
         if remembered:
+            item_ND = self._for_the_remembered(item_ND, items_N, remembered)
             further, further_ND = self._memory.columns(besides=items_N, device=model.device)
             items_N, item_ND = np.concatenate([items_N, further]), torch.cat([item_ND, further_ND])
             negative_BN = excluded_BN.new_zeros(len(excluded_BN), len(further))
@@ -381,6 +382,9 @@ class Objective:
         with self._precision(model.device):
             score_BN, hard_BK = user_BD @ item_ND.T, _hard(user_BD, item_MD, batch.hard_BK)
         score_BN, hard_BK = score_BN.float(), hard_BK.float()
+        if remembered:  # a line's own item is there for certain: its gradient weighs one
+            own_B1 = (user_BD * item_MD[batch.positive_B]).sum(1, keepdim=True)
+            score_BN = score_BN.scatter(1, batch.positive_B.unsqueeze(1), own_B1)
         if config.loss == "hinge":
             return pairwise_hinge(
                 torch.cat([score_BN, hard_BK], 1),
@@ -423,6 +427,19 @@ class Objective:
             further_BK=further_BK,
             reward_B=reward_B,
         )
+
+    def _for_the_remembered(self, item_ND: Tensor, items_N: Numbers, remembered: int) -> Tensor:
+        """The batch's columns, into which as much gradient flows as if the memory's had any.
+
+        Log q makes an item weigh one over its chance to be in the batch or the memory. It learns
+        from the batch alone, so that it would be pushed away too seldom: the rarer the more so, for
+        the popular are in nearly every batch.
+        """
+        if self._config.log_q == "off":
+            return item_ND
+        log_q_N = self._chances.log_q(items_N, remembered=remembered)
+        weight_N = np.exp(log_q_N - self._chances.log_q(items_N))
+        return weighing(item_ND, torch.from_numpy(weight_N).to(item_ND.device))
 
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         """What is computed under it is in the precision asked for."""

@@ -214,6 +214,16 @@ def once_each(items_BK: Numbers) -> Numbers:
     return ascending
 
 
+def weighing(vectors_ND: Tensor, weight_N: Tensor) -> Tensor:
+    """The same vectors; what flows back into each is so much larger."""
+    seen_ND = vectors_ND.view_as(vectors_ND)
+    if seen_ND.requires_grad:
+        seen_ND.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient_ND: gradient_ND * weight_N.unsqueeze(1)
+        )
+    return seen_ND
+
+
 class Memory:
     """Items that recent batches have taken, newest last, with their vectors of that time."""
 

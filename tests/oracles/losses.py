@@ -62,18 +62,22 @@ def full_softmax_gradient(
     positive: int,
     temperature: float,
     again: Sequence[int] = (),
-) -> list[float]:
-    """Gradient by the user's vector of -log softmax over all items, some of them counted twice."""
+) -> tuple[list[float], list[list[float]]]:
+    """Gradients of -log softmax over all items, some of them counted twice.
+
+    By the user's vector, and by each item's.
+    """
     weights = [
         math.exp(dot(user, item) / temperature) * (2 if number in again else 1)
         for number, item in enumerate(items)
     ]
     total = sum(weights)
-    return [
-        (
-            sum(weight / total * item[place] for weight, item in zip(weights, items, strict=True))
-            - items[positive][place]
-        )
-        / temperature
+    by_score = [
+        (weight / total - (number == positive)) / temperature
+        for number, weight in enumerate(weights)
+    ]
+    of_user = [
+        sum(score * item[place] for score, item in zip(by_score, items, strict=True))
         for place in range(len(user))
     ]
+    return of_user, [[score * each for each in user] for score in by_score]

@@ -1,4 +1,4 @@
-"""`pagoda bench device` and `memory`: operations are counted right, compiled towers are no others."""
+"""`pagoda bench device` and `memory`: operations are counted right, compiled towers are alike."""
 
 from __future__ import annotations
 

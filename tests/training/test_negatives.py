@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -52,12 +52,20 @@ SUMS = {
 }
 
 
+@dataclass(frozen=True)
+class Errors:
+    """The largest of a coordinate of the mean gradient: of the user's vector, of any item's."""
+
+    user: float
+    items: float
+
+
 class Given(TwoTowers):
     """One user vector for all lines, and item vectors, both given."""
 
     def __init__(self, user_D: Tensor, item_MD: Tensor) -> None:
         super().__init__()
-        self.user_D, self.item_MD = nn.Parameter(user_D), item_MD
+        self.user_D, self.item_MD = nn.Parameter(user_D), nn.Parameter(item_MD)
 
     def encode_user(self, batch: UserBatch) -> Tensor:
         return self.user_D.expand(len(batch.request_B), -1)
@@ -116,7 +124,7 @@ def drawn(tokenizer: Tokenizer) -> tuple[Examples, torch.Tensor]:
 def test_the_expected_gradient_is_that_of_the_full_softmax(
     negatives: Negatives, drawn: tuple[Examples, torch.Tensor], shop: Catalogue
 ) -> None:
-    """Over many batches; and without the correction it is not, but for uniform draws.
+    """Of users and of items, over many batches; without the correction it is not, but for draws.
 
     Hard items count once more: the gradient is not that of the softmax without them.
     """
@@ -126,11 +134,12 @@ def test_the_expected_gradient_is_that_of_the_full_softmax(
     @cache
     def full(item: int, hard: frozenset[int]) -> Gradient:
         again = [each - 1 for each in hard]
-        return np.array(
-            oracle.full_softmax_gradient(user.tolist(), item_MD[1:].tolist(), item - 1, 1.0, again)
+        of_user, of_items = oracle.full_softmax_gradient(
+            user.tolist(), item_MD[1:].tolist(), item - 1, 1.0, again
         )
+        return np.array([of_user, *of_items])
 
-    def errors(log_q: str) -> tuple[float, float]:
+    def errors(log_q: str) -> list[Errors]:
         """With each hard item counted once more, and without."""
         config = LoopConfig(
             requests_per_batch=AT_ONCE,
@@ -154,7 +163,8 @@ def test_the_expected_gradient_is_that_of_the_full_softmax(
                 mined_LK=objective.mined.items_LK,
             ):
                 loss = objective.loss(model, batch, step=step)
-                (gradient,) = torch.autograd.grad(loss, model.user_D)
+                of_user, of_items = torch.autograd.grad(loss, (model.user_D, model.item_MD))
+                gradient = torch.cat([of_user.unsqueeze(0), of_items[1:]])
                 taken = batch.items.item_M[batch.positive_B].tolist()
                 hard = [
                     frozenset() if negatives.each else hard_of(batch, line)
@@ -165,15 +175,20 @@ def test_the_expected_gradient_is_that_of_the_full_softmax(
                 differences.append((gradient.numpy() - with_hard, gradient.numpy() - plain))
                 step += 1
         settled = differences[negatives.memory_after + negatives.memory :]
-        with_hard, plain = np.abs(np.mean(settled, axis=0)).max(axis=1).tolist()
-        return with_hard, plain
+        error = np.abs(np.mean(settled, axis=0)).max(axis=2)
+        return [Errors(user=each[0], items=each[1:].max()) for each in error]
 
     counted_again, plain = errors("negatives")
-    assert counted_again < 0.02
+    assert counted_again.user < 0.02
+    # Of a hundred items half are drawn: their gradient varies more. Without `weighing` a memory has
+    # .005 and .008.
+    assert counted_again.items < (0.003 if negatives.batch else 0.006)
     if negatives.batch:
-        assert errors("off")[0] > 0.05
+        uncorrected = errors("off")[0]
+        assert uncorrected.user > 0.05
+        assert uncorrected.items > 0.005
     if negatives.impressed or negatives.mined:
-        assert plain > 0.04
+        assert plain.user > 0.04
 
 
 def hard_of(batch: Batch, line: int) -> frozenset[int]:
