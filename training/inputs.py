@@ -35,6 +35,7 @@ class Plan:
         train: days whose lines are fitted. judged: the week that is evaluated, after them, or the
             same days.
         parent: the bundle that training goes on from, if any (`training.parents`).
+        changed: settings that make `recipe` differ from the one of its name, as people wrote them.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Plan:
     train: Span
     judged: Span
     parent: Bundle | None = None
+    changed: tuple[str, ...] = ()
 
     @property
     def whole(self) -> Span:

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, count
@@ -189,6 +190,7 @@ def _bundle(
     manifest = Manifest(
         name=name,
         recipe=chosen.recipe.name,
+        changed=list(chosen.changed),
         recipe_config=dict(as_json(chosen.recipe)) | {"week": chosen.week},
         fingerprint=inputs.fingerprint,
         created_at=created_at,
@@ -338,6 +340,7 @@ def train(
     dataset = datasets.load(settings)
     asked = overridden(recipe(name), changed or ())
     chosen = plan(asked if seed is None else seeded(asked, seed), dataset, week_of(week))
+    chosen = replace(chosen, changed=tuple(changed or ()))
     if parent is not None:
         started_from = Bundle.load(registry.require(settings, _live(settings, parent)))
         chosen = parents.going_on(chosen, dataset, started_from)

@@ -39,7 +39,7 @@ def list_bundles(as_json: AsJson = False) -> None:
             {
                 "": {"current": "●", "earlier": "○"}.get(each["state"], ""),
                 "bundle": each["name"],
-                "recipe": each["recipe"],
+                "recipe": " ".join([each["recipe"], *each["changed"]]),
                 "created": f"{each['created_at']:%Y-%m-%d %H:%M}",
                 "items": each["items"],
                 "index": _index(each["index"]),
@@ -117,6 +117,7 @@ def _described(settings: Settings, manifest: Manifest, pointer: registry.Pointer
         "name": manifest.name,
         "state": state,
         "recipe": manifest.recipe,
+        "changed": manifest.changed,
         "created_at": manifest.created_at,
         "items": int(manifest.counts.get("items", 0)),
         "query_protocol": manifest.dataset.get("query_protocol", ""),

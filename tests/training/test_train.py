@@ -273,10 +273,12 @@ def test_training_again_returns_the_bundle_and_force_gives_the_same_towers(
     write(built, SEARCHES, [later["search"]])
     write(built, EVENTS, [later["event"]])
     assert training.train_recipe(built, smoke(built), session=spark) == (trained, False)
-    forced, fresh = training.train_recipe(built, smoke(built), force=True, session=spark)
+    again = replace(smoke(built), changed=("loop.seed=0",))
+    forced, fresh = training.train_recipe(built, again, force=True, session=spark)
     assert fresh
     assert forced != trained
     one, other = read_manifest(trained), read_manifest(forced)
+    assert (one.changed, other.changed) == ([], ["loop.seed=0"])
     assert one.files[WEIGHTS] == other.files[WEIGHTS]
     assert one.metrics == other.metrics
 
