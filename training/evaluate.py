@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ from pagoda.errors import InputError
 from pagoda.metric_table import DISPLAYED, first_rows, table
 from pagoda.relevance import Judge, Record
 from pagoda.settings import Settings
-from training import curve, graded, judging, p_good, relevance, same_category, splits
+from training import curve, graded, judging, p_good, relevance, same_category, splits, zero_share
 from training import funnel as funnels
 from training.bundle_rows import bundle_of, dataset_of, examples_of
 from training.funnel import Funnel
@@ -40,12 +41,14 @@ _GRADED = (
     tuple(f"p_good_condensed@{k}" for k in KS),
     ("coverage",),
 )
-_APART = (
-    same_category.ROWS,
-    graded.ROWS,
-    funnels.ROWS,
-    p_good.ROWS,
-)  # shown in tables of their own
+# Shown in tables of their own.
+_OTHERS = (
+    (same_category.ROWS,),
+    (zero_share.RELATED, zero_share.FOREIGN),
+    (funnels.ROWS,),
+    (p_good.ROWS,),
+)
+_APART = (graded.ROWS, *chain.from_iterable(_OTHERS))
 
 app = typer.Typer(add_completion=False, help="Judge a bundle beside the baselines.")
 
@@ -138,9 +141,9 @@ def _tell(bundle: Bundle, found: list[Metric], *, every_set: bool, everything: b
     if by_people := apart[graded.ROWS]:
         for names in _GRADED if everything else (_FIRST_GRADED,):
             emit_table(table(by_people, names), title=title)
-    for rows in (same_category.ROWS, funnels.ROWS, p_good.ROWS):
-        if of_rows := apart[rows]:
-            emit_table(table(of_rows, list(of_rows[0].values)), title=title)
+    for sets in _OTHERS:
+        if there := [each for rows in sets for each in apart[rows] if each.values]:
+            emit_table(table(there, list(there[0].values)), title=title)
 
 
 def _funnel(settings: Settings, bundle: Bundle, ranked: int | None) -> Funnel:
