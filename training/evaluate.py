@@ -142,8 +142,8 @@ def _tell(bundle: Bundle, found: list[Metric], *, every_set: bool, everything: b
         for names in _GRADED if everything else (_FIRST_GRADED,):
             emit_table(table(by_people, names), title=title)
     for sets in _OTHERS:
-        if there := [each for rows in sets for each in apart[rows] if each.values]:
-            emit_table(table(there, list(there[0].values)), title=title)
+        if shown := [each for rows in sets for each in apart[rows] if each.values]:
+            emit_table(table(shown, list(shown[0].values)), title=title)
 
 
 def _funnel(settings: Settings, bundle: Bundle, ranked: int | None) -> Funnel:
