@@ -116,6 +116,9 @@ class LoopConfig:
             raise ValueError("epochs, requests_per_batch and checkpoint_steps must be at least 1")
         if self.loss == "hinge" and (self.mix or self.rewards):
             raise ValueError("mixed negatives and rewards are part of the softmax")
+        others = self.negatives.uniform or self.negatives.each
+        if self.requests_per_batch == 1 and self.negatives.batch and not others:
+            raise ValueError("a batch of one request has no other's items to tell its own from")
         if self.frequency and not self.negatives.batch:
             raise ValueError("an estimate of the batch's chances needs the batch as negatives")
         corrected = self.loss == "softmax" and self.log_q != "off"

@@ -285,6 +285,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_batch(
     )
 
 
+def test_a_batch_of_one_request_needs_drawn_items(
+    sizes: Sizes, examples: Examples, catalogue: Catalogue
+) -> None:
+    with pytest.raises(ValueError, match="no other's items"):
+        LoopConfig(requests_per_batch=1, negatives=Negatives(memory=3))
+    drawn = LoopConfig(requests_per_batch=1, negatives=Negatives(memory=3, uniform=9))
+    assert all(np.isfinite(train(built(YOUTUBE_DNN, sizes), examples, catalogue, drawn)))
+
+
 def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     before = [each.clone() for each in model.parameters()]

@@ -104,7 +104,7 @@ class Shop:
 
     def refused(self) -> str:
         with pytest.raises(InputError) as error:
-            self.learned(NO_NOISE, replace(PLAIN, requests_per_batch=1))
+            self.learned(NO_NOISE, replace(EVERYTHING, requests_per_batch=1))
         return str(error.value)
 
 
