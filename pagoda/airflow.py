@@ -88,6 +88,10 @@ class Started:
     runs: list[Run]
 
 
+class _NotNow(Exception):
+    """The server is there and did not do it."""
+
+
 class Airflow:
     """A session with Airflow's API server; a context manager.
 
@@ -250,7 +254,7 @@ class Airflow:
         while True:
             try:
                 answer = self._send(method, path, **arguments)
-            except httpx.TransportError as error:
+            except (httpx.TransportError, _NotNow) as error:
                 if late():
                     where = self._settings.airflow.url
                     raise DependencyDown("airflow", f"{where}: {error}") from error
@@ -277,7 +281,7 @@ class Airflow:
         answer = self._http.post("/auth/token", json=credentials)
         self._answered = True
         if answer.is_server_error:  # nobody was refused: the database is busy
-            raise httpx.RemoteProtocolError(f"the login answered {answer.status_code}")
+            raise _NotNow(f"the login answered {answer.status_code}")
         if not answer.is_success:
             raise PagodaError(
                 "Airflow refused the login",

@@ -86,7 +86,7 @@ class Manifest(BaseModel):
     Attributes:
         name: folder name; letters, digits and underscores, as Milvus wants its collections.
         fingerprint: of the recipe and of the content of everything that was trained on.
-        changed: settings in which it differs from the recipe of that name, as people wrote them.
+        changed: settings that were given to the recipe of that name, as people wrote them.
         recipe_config: the whole typed recipe.
         schema_hash: of what the feature service reads, as the model was trained.
         counts: rows, requests, items, seconds: what training saw.

@@ -35,7 +35,7 @@ class Plan:
         train: days whose lines are fitted. judged: the week that is evaluated, after them, or the
             same days.
         parent: the bundle that training goes on from, if any (`training.parents`).
-        changed: settings that make `recipe` differ from the one of its name, as people wrote them.
+        changed: settings that were given to the recipe of that name, as people wrote them.
     """
 
     recipe: Recipe

@@ -31,7 +31,7 @@ from training.data import (
 from training.frequency import EstimatedChances, FrequencyConfig
 from training.losses import Mix, mixed, pairwise_hinge, sampled_softmax
 from training.mining import Mined
-from training.negatives import Chances, Memory, Negatives, Numbers, weighing
+from training.negatives import Chances, Memory, Negatives, Numbers, with_gradient_times
 from training.optimisers import AdagradConfig, OptimiserConfig, descend
 
 Precision = Literal["fp32", "bf16"]
@@ -116,20 +116,23 @@ class LoopConfig:
             raise ValueError("epochs, requests_per_batch and checkpoint_steps must be at least 1")
         if self.loss == "hinge" and (self.mix or self.rewards):
             raise ValueError("mixed negatives and rewards are part of the softmax")
-        others = self.negatives.uniform or self.negatives.each
-        if self.requests_per_batch == 1 and self.negatives.batch and not others:
-            raise ValueError("a batch of one request has no other's items to tell its own from")
         if self.frequency and not self.negatives.batch:
             raise ValueError("an estimate of the batch's chances needs the batch as negatives")
-        corrected = self.loss == "softmax" and self.log_q != "off"
         if self.mix and self.negatives.each:
             raise ValueError("I_mix is mixed from negatives that all lines share")
-        counted = self.negatives.batch and corrected and not self.frequency
+        counted = self.negatives.batch and self.corrected and not self.frequency
+        if counted and self.requests_per_batch == 1 and not self.negatives.uniform:
+            raise ValueError("no other request's item can be in a batch of one: draw some, or more")
         if self.order == "stream" and counted:
             raise ValueError(
                 "counted chances are those of batches from all days: the stream's order needs "
                 'frequency=FrequencyConfig(), or log_q="off"'
             )
+
+    @property
+    def corrected(self) -> bool:
+        """Whether scores are corrected by log q."""
+        return self.loss == "softmax" and self.log_q != "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,19 +376,20 @@ class Objective:
         excluded_BN = batch.excluded_BP
         remembered = self._memory.used(step)
         if remembered:
-            item_ND = self._for_the_remembered(item_ND, items_N, remembered)
             further, further_ND = self._memory.columns(besides=items_N, device=model.device)
+        self._see(batch, item_MD, step)  # before any chance is asked for
+        if remembered:
+            item_ND = self._weighed_for_memory(item_ND, items_N, remembered)
             items_N, item_ND = np.concatenate([items_N, further]), torch.cat([item_ND, further_ND])
             negative_BN = excluded_BN.new_zeros(len(excluded_BN), len(further))
             excluded_BN = torch.cat([excluded_BN, negative_BN], 1)
-        self._see(batch, item_MD, step)
         with self._precision(model.device):
             own_BD = model.encode_user(batch.user)
         user_BD = processes.together(own_BD.float())
         with self._precision(model.device):
             score_BN, hard_BK = user_BD @ item_ND.T, _hard(user_BD, item_MD, batch.hard_BK)
         score_BN, hard_BK = score_BN.float(), hard_BK.float()
-        if remembered:  # a line's own item is there for certain: its gradient weighs one
+        if remembered and config.corrected:  # a line's own item is there for certain: it weighs one
             own_B1 = (user_BD * item_MD[batch.positive_B]).sum(1, keepdim=True)
             score_BN = score_BN.scatter(1, batch.positive_B.unsqueeze(1), own_B1)
         if config.loss == "hinge":
@@ -397,7 +401,7 @@ class Objective:
             )
         score_BN, hard_BK = score_BN / config.temperature, hard_BK / config.temperature
         log_q_N = None
-        if config.log_q != "off":
+        if config.corrected:
             log_q_N = torch.from_numpy(self._chances.log_q(items_N, remembered=remembered))
             log_q_N = log_q_N.to(model.device)
         of_positive_B1: Tensor | float = 0.0
@@ -431,18 +435,18 @@ class Objective:
             reward_B=reward_B,
         )
 
-    def _for_the_remembered(self, item_ND: Tensor, items_N: Numbers, remembered: int) -> Tensor:
+    def _weighed_for_memory(self, item_PD: Tensor, items_P: Numbers, remembered: int) -> Tensor:
         """The batch's columns, into which as much gradient flows as if the memory's had any.
 
         Log q makes an item weigh one over its chance to be in the batch or the memory. It learns
         from the batch alone, so that it would be pushed away too seldom: the rarer the more so, for
-        the popular are in nearly every batch.
+        the popular are in nearly every batch. Where nothing is corrected nothing is weighed.
         """
-        if self._config.log_q == "off":
-            return item_ND
-        log_q_N = self._chances.log_q(items_N, remembered=remembered)
-        weight_N = np.exp(log_q_N - self._chances.log_q(items_N))
-        return weighing(item_ND, torch.from_numpy(weight_N).to(item_ND.device))
+        if not self._config.corrected:
+            return item_PD
+        log_q_P = self._chances.log_q(items_P, remembered=remembered)
+        weight_P = np.exp(log_q_P - self._chances.log_q(items_P))
+        return with_gradient_times(torch.from_numpy(weight_P).to(item_PD.device), item_PD)
 
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         """What is computed under it is in the precision asked for."""

@@ -18,7 +18,7 @@ class Mix:
 
     Attributes:
         most: hard negatives of a line, the largest scores.
-        share: of the columns beside the line's item, at most, where that is fewer.
+        share: at most this share of the columns beside the line's own; the smaller bound counts.
         through_positive: whether the gradient flows into `i⁺` through the mix too.
         corrected: where log q corrects the positive's score, by as much: the odds between the two
             are then those of their scores alone. Without, a mix of a rare item weighs next to

@@ -214,8 +214,8 @@ def once_each(items_BK: Numbers) -> Numbers:
     return ascending
 
 
-def weighing(vectors_ND: Tensor, weight_N: Tensor) -> Tensor:
-    """The same vectors; what flows back into each is so much larger."""
+def with_gradient_times(weight_N: Tensor, vectors_ND: Tensor) -> Tensor:
+    """The same vectors; what flows back into each is multiplied by its weight."""
     seen_ND = vectors_ND.view_as(vectors_ND)
     if seen_ND.requires_grad:
         seen_ND.register_hook(  # type: ignore[no-untyped-call]

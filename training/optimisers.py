@@ -70,8 +70,8 @@ def _groups(model: nn.Module, embedding_lr: float, dense_lr: float) -> list[dict
 class RowAdam(torch.optim.Optimizer):
     """Adam; of a table only rows that have a gradient are stepped, and their moments kept up.
 
-    torch has one for dense gradients and one for sparse ones, whose counts of steps are kept each
-    in its own way: here a model has both, and all state is tensors (`training.checkpoints`).
+    torch's Adam refuses sparse gradients, its SparseAdam dense ones, and the latter's count of
+    steps is no tensor: here one optimiser has both, and a checkpoint all of its state.
 
     Source: Kingma & Ba, ICLR 2015, algorithm 1; for rows as `torch.optim.SparseAdam`.
     """
@@ -86,7 +86,8 @@ class RowAdam(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step; a parameter without a gradient stays."""
-        loss = None if closure is None else closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -98,11 +99,11 @@ class RowAdam(torch.optim.Optimizer):
     ) -> None:
         state = self.state[parameter]
         if not state:
-            state["steps"] = torch.zeros(())
+            state["step"] = torch.zeros(())
             state["mean"], state["square"] = (torch.zeros_like(parameter) for _ in range(2))
-        state["steps"] += 1
-        steps = state["steps"].item()
-        rows: Tensor | slice = slice(None)
+        state["step"] += 1
+        steps = state["step"].item()
+        rows: Any = ...
         if gradient.is_sparse:
             gradient = gradient.coalesce()
             rows, gradient = gradient.indices()[0], gradient.values()

@@ -1,8 +1,9 @@
 """A recipe with other settings, as people write them: `loop.temperature=1`, `model.zero=false`.
 
 A value is JSON or plain text and must fit the setting's type. A part is changed by its settings
-(`loop.mix.low=0` where there was none gives one), left out by `null`, and put in another's place by
-the name of its class (`loop.optimiser=AdamConfig`).
+(`loop.mix.low=0` where there was none gives one) or by all of them at once, as JSON, the rest at
+their defaults (`loop.negatives={"batch": false, "each": 16}`), left out by `null`, and put in
+another's place by the name of its class (`loop.optimiser=AdamConfig`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ def overridden(recipe: Recipe, given: Iterable[str]) -> Recipe:
     """
     problems: list[str] = []
     for each in given:
-        path, _, text = each.partition("=")
+        path, there, text = each.partition("=")
+        if not there:
+            problems.append(f"{each}: it has no value")
+            continue
         try:
             recipe = _changed(recipe, path.split("."), text)
         except ValidationError as error:
@@ -52,8 +56,11 @@ def _changed(part: Any, path: list[str], text: str) -> Any:
     if is_dataclass(inner):
         return replace(part, **{name: _changed(inner, further, text)})
     classes = list(_parts(kind))
-    if inner is not None or len(classes) != 1 or len(further) > 1:
+    if inner is not None or not classes:
         raise ValueError(f"{name} is {inner!r}: it has no settings")
+    if len(classes) > 1 or len(further) > 1:
+        named = " or ".join(each.__name__ for each in classes)
+        raise ValueError(f"{name} is left out: give {name}={named} first")
     (new,), (first,) = classes, further
     return replace(part, **{name: new(**{first: _read(_kind(new, first), text)})})
 
@@ -75,6 +82,14 @@ def _read(kind: Any, text: str) -> Any:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         value = text
+    if isinstance(value, dict) and len(parts) == 1:
+        (new,) = parts.values()
+        return new(
+            **{
+                name: TypeAdapter(_kind(new, name)).validate_python(each)
+                for name, each in value.items()
+            }
+        )
     if parts and value is not None:
         raise ValueError(f"this is a part: one of {', '.join(parts)}, whose settings follow")
     return TypeAdapter(kind).validate_python(value)

@@ -53,7 +53,7 @@ from training.data import Examples, prepare
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
 from training.lines import events_before, week_of
 from training.overrides import overridden
-from training.recipes import RECIPES, recipe, seeded
+from training.recipes import RECIPES, recipe
 from training.trial import Trial
 from training.vectors import encode_items
 
@@ -338,9 +338,9 @@ def train(
     """Train a recipe and write a bundle."""
     settings = settings_module.load()
     dataset = datasets.load(settings)
-    asked = overridden(recipe(name), changed or ())
-    chosen = plan(asked if seed is None else seeded(asked, seed), dataset, week_of(week))
-    chosen = replace(chosen, changed=tuple(changed or ()))
+    given = [*(changed or ()), *([f"loop.seed={seed}"] if seed is not None else ())]
+    chosen = plan(overridden(recipe(name), given), dataset, week_of(week))
+    chosen = replace(chosen, changed=tuple(given))
     if parent is not None:
         started_from = Bundle.load(registry.require(settings, _live(settings, parent)))
         chosen = parents.going_on(chosen, dataset, started_from)

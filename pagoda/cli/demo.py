@@ -156,7 +156,11 @@ def _repair(airflow: Airflow, settings: Settings, asked: Json) -> Run | None:
     recipe, current = asked["recipe"], _current(settings)
     if current is not None and current.recipe == recipe and _is_live(settings, current):
         return None
-    of_recipe = [each.name for each in registry.bundles(settings) if each.recipe == recipe]
+    of_recipe = [
+        each.name
+        for each in registry.bundles(settings)
+        if each.recipe == recipe and not each.changed
+    ]
     if of_recipe:
         return airflow.trigger("index", {"bundle": of_recipe[-1]})
     return airflow.trigger("ingest", asked)

@@ -26,13 +26,24 @@ def unit_mean(table: nn.Embedding, numbers_XN: Tensor) -> Tensor:
     """Mean of the units' rows of a table, [X, D]; zero for a text without any.
 
     Texts share their words: each row is fetched once, and no [X, N, D] is ever built.
+
+    Args:
+        table: whose numbers share no rows.
     """
-    there = torch.zeros(table.num_embeddings, dtype=torch.bool, device=numbers_XN.device)
+    number_W, place_XN = _distinct(numbers_XN, table.num_embeddings)
+    return functional.embedding_bag(place_XN, table(number_W), mode="mean", padding_idx=0)
+
+
+def _distinct(numbers_XN: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """The distinct numbers, 0 always the first, and the place of each among them."""
+    if numbers_XN.numel() < rows:  # a request's few words in a large table: sort them
+        with_none = torch.cat([numbers_XN.new_zeros(1), numbers_XN.flatten()])
+        number_W, place = torch.unique(with_none, return_inverse=True)
+        return number_W, place[1:].view(numbers_XN.shape)
+    there = torch.zeros(rows, dtype=torch.bool, device=numbers_XN.device)
     there[0] = True
     there[numbers_XN] = True
-    rows_WD = table(there.nonzero().squeeze(1))
-    place_XN = (there.cumsum(0) - 1)[numbers_XN]
-    return functional.embedding_bag(place_XN, rows_WD, mode="mean", padding_idx=0)
+    return there.nonzero().squeeze(1), (there.cumsum(0) - 1)[numbers_XN]
 
 
 def sequence_mean(values_MD: Tensor, sequence: Padded) -> Tensor:

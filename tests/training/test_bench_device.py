@@ -116,3 +116,7 @@ def test_each_source_of_negatives_is_measured_beside_the_batch(
     ]
     assert rows[0]["x"] == 1
     assert all(row["step ms"] > 0 and row["samples/s"] > 0 for row in rows)
+    alone, remembered, drawn, larger = (row["columns"] for row in rows)
+    assert alone < remembered <= alone + 2 * 20
+    assert alone < drawn <= remembered + 2
+    assert alone < larger

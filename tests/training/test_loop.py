@@ -288,7 +288,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_batch(
 def test_a_batch_of_one_request_needs_drawn_items(
     sizes: Sizes, examples: Examples, catalogue: Catalogue
 ) -> None:
-    with pytest.raises(ValueError, match="no other's items"):
+    with pytest.raises(ValueError, match="no other request's item"):
         LoopConfig(requests_per_batch=1, negatives=Negatives(memory=3))
     drawn = LoopConfig(requests_per_batch=1, negatives=Negatives(memory=3, uniform=9))
     assert all(np.isfinite(train(built(YOUTUBE_DNN, sizes), examples, catalogue, drawn)))

@@ -15,8 +15,8 @@ from pagoda.models import towers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import Padded, UserBatch, user_batch
 from pagoda.models.mgdspr import QUERY_ROWS, Mgdspr, MgdsprConfig
-from pagoda.models.parts import ClsFusion, SelfAttention, attend
-from pagoda.models.tables import Sizes
+from pagoda.models.parts import ClsFusion, SelfAttention, attend, unit_mean
+from pagoda.models.tables import Sizes, Table
 from pagoda.models.towers import Config
 from tests.training import toy
 from tests.training.conftest import MakeExamples
@@ -278,3 +278,25 @@ def test_a_configuration_that_cannot_be_built_is_refused(wrong: dict[str, object
 def test_codes_of_no_length_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         dataclasses.replace(MGDSPR_REPEATS, **{field: 0})
+
+
+@pytest.mark.parametrize("rows", [9, 400], ids=["few rows", "many"])
+def test_the_mean_of_units_is_that_of_each_texts_rows(rows: int) -> None:
+    dice = np.random.default_rng(0)
+    number_XN = torch.from_numpy(dice.integers(1, rows, (6, 5)))
+    number_XN[0], number_XN[1, 2:], number_XN[2] = 0, 0, number_XN[2, 0]
+    tables = [Table(rows, 3) for _ in range(2)]
+    tables[1].load_state_dict(tables[0].state_dict())
+    pull_XD = torch.from_numpy(dice.normal(size=(6, 3))).float()
+    found = unit_mean(tables[0], number_XN)
+    (found * pull_XD).sum().backward()
+    expected = torch.stack(
+        [
+            tables[1](text[text > 0]).mean(0) if (text > 0).any() else torch.zeros(3)
+            for text in number_XN
+        ]
+    )
+    (expected * pull_XD).sum().backward()
+    torch.testing.assert_close(found, expected)
+    gradients = [each.weight.grad for each in tables]
+    torch.testing.assert_close(*[each.to_dense() for each in gradients if each is not None])

@@ -180,8 +180,8 @@ def test_the_expected_gradient_is_that_of_the_full_softmax(
 
     counted_again, plain = errors("negatives")
     assert counted_again.user < 0.02
-    # Of a hundred items half are drawn: their gradient varies more. Without `weighing` a memory has
-    # .005 and .008.
+    # Of a hundred items half are drawn: their gradient varies more. Were the batch not
+    # weighed for the memory, the two with one would have .005 and .008.
     assert counted_again.items < (0.003 if negatives.batch else 0.006)
     if negatives.batch:
         uncorrected = errors("off")[0]

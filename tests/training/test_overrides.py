@@ -46,6 +46,8 @@ def test_parts_are_named_by_their_class_and_left_out_by_null() -> None:
     assert changed.loop.optimiser == AdamConfig(dense_lr=0.01)
     assert changed.loop.finish is None
     assert overridden(demo(), ["loop.mix=Mix"]).loop.mix == Mix()
+    own = overridden(zam(), ['loop.negatives={"batch": false, "each": 16}'])
+    assert own.loop.negatives == Negatives(batch=False, each=16)
     assert overridden(demo(), ["model=ZamConfig"]).model == ZamConfig()
 
 
@@ -59,9 +61,11 @@ def test_parts_are_named_by_their_class_and_left_out_by_null() -> None:
         ("loop.precision=fp64", "'fp32' or 'bf16'"),
         ("loop.mix.lov=0", "no setting 'lov'; there are low, high"),
         ("schemes.item.functions=2", "rows"),
-        ('loop.mix={"lov": 1}', "one of Mix"),
+        ('loop.mix={"lov": 1}', "no setting 'lov'"),
+        ("loop.mix=1", "one of Mix"),
+        ("loop.finish.optimiser.dense_lr=1", "give finish=Finish first"),
         ("loop.epochs.more=1", "it has no settings"),
-        ("loop.epochs", "valid integer"),
+        ("service", "it has no value"),
         ("name=mine", "no setting 'name'"),
     ],
 )

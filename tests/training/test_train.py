@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from typer.testing import CliRunner
 
 from pagoda import dataset as datasets
 from pagoda import lake, pins
@@ -53,6 +55,27 @@ def test_features_that_were_not_built_are_named_with_the_command(shop: Settings)
     lake.create_all(shop)
     with pytest.raises(InputError, match="features build --from 2026-09-08 --to 2026-10-12"):
         training.train_recipe(shop, wanted)
+
+
+def test_settings_of_the_command_line_are_the_recipes(
+    shop: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGODA_HOME", str(shop.home))
+
+    def planned(*given: str) -> Any:
+        ran = CliRunner().invoke(training.app, ["smoke", "--plan", "--json", *given])
+        assert ran.exit_code == 0, ran.stderr
+        return json.loads(ran.stdout)
+
+    plain, week = planned(), planned("--set", "train_days=7")
+    first = date.fromisoformat(week["trained_from"])
+    assert first > date.fromisoformat(plain["trained_from"])
+    assert date.fromisoformat(week["trained_to"]) - first == timedelta(days=6)
+    told = CliRunner().invoke(
+        training.app, ["smoke", "--plan", "--set", "train_daze=7", "--set", "loop.epochs=0"]
+    )
+    assert isinstance(told.exception, InputError)
+    assert len(told.exception.problems) == 2
 
 
 def test_no_lines_are_nothing_to_do(shop: Settings) -> None:

@@ -40,7 +40,9 @@ app = typer.Typer(
 def main(
     model: Annotated[Kind, typer.Option(help="Whose towers.")] = "mgdspr",
     width: Annotated[int, typer.Option(min=8, help="Of the vectors.")] = 64,
-    smallest: Annotated[int, typer.Option(min=LINES, help="Lines of the smallest batch.")] = 256,
+    smallest: Annotated[
+        int, typer.Option(min=2 * LINES, help="Lines of the smallest batch.")
+    ] = 256,
     largest: Annotated[int, typer.Option(help="Of the largest; sizes double.")] = 8_192,
     steps: Annotated[int, typer.Option(min=2, help="Batches of each size.")] = 10,
     items: Annotated[int, typer.Option(min=1_000, help="How many items there are.")] = 70_000,

@@ -6,8 +6,6 @@ process of its own (`training.bench.sweep`), all on the device of the settings a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -28,25 +26,11 @@ app = typer.Typer(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a step's negatives come from.
-
-    Attributes:
-        lines: of the batch. memory: batches whose items are remembered. uniform: drawn items.
-    """
-
-    name: str
-    lines: int
-    memory: int = 0
-    uniform: int = 0
-
-
 @app.command()
 def main(
     model: Annotated[Kind, typer.Option(help="Whose towers.")] = "alpha_dnn",
     width: Annotated[int, typer.Option(min=8, help="Of the vectors.")] = 64,
-    lines: Annotated[int, typer.Option(min=LINES, help="Lines of a batch.")] = 1_024,
+    lines: Annotated[int, typer.Option(min=2 * LINES, help="Lines of a batch.")] = 1_024,
     remembered: Annotated[
         list[int] | None,
         typer.Option(min=1, help="So many batches; repeatable.", show_default="1, 4, 16"),
@@ -62,43 +46,46 @@ def main(
     """
     loaded = settings.load()
     device = devices.chosen(loaded)
-    asked = [f"--device={device}", f"--width={width}", f"--items={items}", f"--seed={seed}"]
+    common = [f"--device={device}", f"--width={width}", f"--items={items}", f"--seed={seed}"]
     rows: list[dict[str, Any]] = []
-    on = ""
+    computed_on = ""
     with own_home(loaded, keep=None, need_gb=_GB) as home:
-        for source in sources(lines, remembered or [1, 4, 16]):
-            people.print(source.name, highlight=False)
-            of = [f"--batch={source.lines}", f"--memory={source.memory}"]
-            of += [f"--uniform={source.uniform}", f"--steps={steps}"]
-            _, said = run_alone(home, "training.bench.sweep", model, *asked, *of)
-            (size,) = said["sizes"]
-            on = said["device"]
-            rows.append(_row(source, size, rows[0] if rows else None))
+
+        def add(name: str, lines: int, *negatives: str) -> int:
+            """A row of the table; how many columns there were."""
+            nonlocal computed_on
+            people.print(name, highlight=False)
+            asked = [*common, f"--steps={steps}", f"--batch={lines}", *negatives]
+            _, found = run_alone(home, "training.bench.sweep", model, *asked)
+            computed_on = found["device"]
+            (size,) = found["sizes"]
+            rows.append(_row(name, size, rows[0] if rows else None))
+            return int(size["columns"])
+
+        alone = add("the batch", lines)
+        for batches in remembered or [1, 4, 16]:
+            columns = add(f"and {batches} remembered", lines, f"--memory={batches}")
+            # So many that the columns are as many: remembered items are often the same ones.
+            add("and as many drawn", lines, f"--uniform={columns - alone}")
+            add(f"a batch {1 + batches} times as large", (1 + batches) * lines)
     facts = {
         "model": f"{model}, width {width}",
-        "device": on,
+        "device": computed_on,
         "made up": {"items": items, "seed": seed, "lines a request": LINES},
         "steps": f"the median of {steps}, after {WARM} and those that fill the memory",
-        "MB": "what the process grew by while it trained",
+        "columns": "the softmax's, distinct items",
+        "MB": "what the process grew by while it trained, beyond memory freed before",
     }
     report(loaded, "memory", rows, facts=facts, as_json=as_json)
 
 
-def sources(lines: int, remembered: list[int]) -> Iterator[Source]:
-    """The batch alone, then each number of batches remembered, drawn, and in the batch itself."""
-    yield Source(name="the batch", lines=lines)
-    for batches in remembered:
-        yield Source(name=f"and {batches} remembered", lines=lines, memory=batches)
-        yield Source(name="and as many drawn", lines=lines, uniform=batches * lines)
-        yield Source(name=f"a batch {1 + batches} times as large", lines=(1 + batches) * lines)
-
-
-def _row(source: Source, size: dict[str, Any], first: dict[str, Any] | None) -> dict[str, Any]:
+def _row(name: str, size: dict[str, Any], first: dict[str, Any] | None) -> dict[str, Any]:
     step_ms = 1e3 * size["step_s"]
     on_card = {"card MB": round(size["card_mb"])} if size["card_mb"] else {}
     return {
-        "negatives": source.name,
+        "negatives": name,
         "lines": size["lines"],
+        "columns": size["columns"],
         "step ms": round(step_ms, 1),
         "x": round(step_ms / (first["step ms"] if first else step_ms), 2),
         "samples/s": round(size["lines"] / size["step_s"]),

@@ -1,4 +1,4 @@
-"""What `pagoda bench device` lets run: one model on one device, a size of batches after another.
+"""What `pagoda bench device` and `memory` let run: one model on one device, some sizes of batches.
 
     python -m training.bench.sweep MODEL --device cuda --precision bf16 --compiled --batch 256 ...
 
@@ -30,6 +30,7 @@ from pagoda.watch import Watch, measured
 from training.bench.ways import LINES, Kind, built, catalogue, examples, first, loop_of, timed
 from training.data import Examples
 from training.loop import LoopConfig, Precision, Step, train
+from training.losses import sampled_softmax
 from training.negatives import Negatives
 
 WARM = 3  # steps of each size that do not count: they compile, and allocate
@@ -94,15 +95,23 @@ def sweep(
 
     if on_card:
         torch.cuda.reset_peak_memory_stats(device)
+    columns: list[int] = []
+
+    def softmax(score_BN: Tensor, **others: Any) -> Tensor:
+        columns.append(score_BN.shape[1])
+        return sampled_softmax(score_BN, **others)
+
     held = psutil.Process().memory_info().rss / 1e6
     with (
         mock.patch("training.loop.batches", timed(loading, time.perf_counter)),
+        mock.patch("training.loop.sampled_softmax", softmax),
         Watch() as watch,
     ):
         losses = train(model, rows, made, loop, on_step=on_step)
     took = [end - start for start, end in pairwise(ends)]
     return {
         "losses": losses,
+        "columns": round(statistics.median(columns[warm:])),
         "step_s": statistics.median(took[warm:]),
         "first_s": took[0],
         "loading_s": statistics.median(loading[warm:]),
