@@ -46,7 +46,7 @@ def judge(
 ) -> list[Metric]:
     """The towers under `name`, then every baseline; of queries also whether the towers read them.
 
-    Of a model that may attend to nothing also how much it does. Of users who have a line each also
+    Of ZAM also how much it attends to nothing. Of users who have a line each also
     the ranks among what they have not had; with labels or a relevance model also which share of
     every method's first candidates is good; with a funnel also how many of them come through it.
     Where it is what searches displayed that is judged, its order and nothing else.

@@ -137,7 +137,7 @@ def youtube_two_tower() -> Recipe:
             negatives=Negatives(uniform=1024),
             frequency=FrequencyConfig(rate=0.05),  # some 280 steps: .01 would hardly have begun
             rewards=Rewards(),
-            # At .01, as elsewhere, a third of R@10 is lost, another at each seed.
+            # At .01, as elsewhere, R@10 is a quarter less, and another for each seed.
             optimiser=AdagradConfig(dense_lr=0.003),
         ),
     )

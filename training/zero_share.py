@@ -27,7 +27,7 @@ RELATED, FOREIGN = "history with the leaf", "history without the leaf"
 
 
 def by_history(trial: Trial, model: TwoTowers) -> dict[str, tuple[Columns, Gains]]:
-    """Lines, and the zero's share of the attention in each, by what their history holds.
+    """Set of rows to its lines and the zero's share of the attention in each.
 
     Of ZAM; nothing of models that attend to nothing in another sense, or cannot. Lines without
     history attend to nothing whatever was learned, and are left out, as are those whose item has
