@@ -207,6 +207,10 @@ class Mgdspr(TwoTowers):
             h_CED = h_CED.index_copy(0, block_F, h_FED.to(h_CED.dtype))
         return h_CED
 
+    def attended_actions(self, filled_UA: Tensor) -> Tensor:
+        """Which long-term actions are part of `P_a`, [U, A], of those that have events."""
+        return filled_UA if self.config.mask_empty_actions else torch.ones_like(filled_UA)
+
     def _attend_long_term(self, q_mgs_CED: Tensor, batch: UserBatch) -> Tensor:
         """`H_long = sum over views a of softmax(Q · [0; P_a]^T) [0; P_a]`, [C, E, D] (1.3).
 
@@ -229,9 +233,8 @@ class Mgdspr(TwoTowers):
             ],
             dim=1,
         )
-        mask_UA = torch.stack([bags.lengths > 0 for bags in batch.long_term.values()], dim=1)
-        if not self.config.mask_empty_actions:
-            mask_UA = torch.ones_like(mask_UA)
+        filled_UA = torch.stack([bags.lengths > 0 for bags in batch.long_term.values()], dim=1)
+        mask_UA = self.attended_actions(filled_UA)
         request_C = batch.blocks.request_C
         p_CVAD = p_UVAD.index_select(0, request_C)
         C, V, A, D = p_CVAD.shape

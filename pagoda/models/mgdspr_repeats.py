@@ -106,11 +106,10 @@ class OwnedItems(nn.Module):
         times_UJ = _bucket(batch.owned_times_UJ, _TIMES)
         ages_UJ = _bucket(batch.owned_age_days_UJ, _AGES)
         # There are few pairs of the two and many items: each pair is looked up once.
-        pair_UJ = times_UJ * (len(_AGES) + 1) + ages_UJ
-        pair_P = torch.arange((len(_TIMES) + 1) * (len(_AGES) + 1), device=pair_UJ.device)
-        when_PD = self.times(1 + pair_P // (len(_AGES) + 1)) + self.ages(
-            1 + pair_P % (len(_AGES) + 1)
-        )
+        ages = len(_AGES) + 1
+        pair_UJ = times_UJ * ages + ages_UJ
+        pair_P = torch.arange((len(_TIMES) + 1) * ages, device=pair_UJ.device)
+        when_PD = self.times(1 + pair_P // ages) + self.ages(1 + pair_P % ages)
         key_UJD = functional.embedding(owned.at_UT, self.key(item_MD)) + functional.embedding(
             pair_UJ, when_PD
         )

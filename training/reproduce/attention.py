@@ -126,9 +126,8 @@ def _over_long_term(model: Mgdspr, query_BQD: Tensor, batch: UserBatch) -> Atten
         ],
         1,
     )
-    mask_UA = torch.stack([each.mask_UT.any(1) for each in sequences], 1)
-    if not model.config.mask_empty_actions:
-        mask_UA = torch.ones_like(mask_UA)
+    filled_UA = torch.stack([each.mask_UT.any(1) for each in sequences], 1)
+    mask_UA = model.attended_actions(filled_UA)
     memory_BVAD = p_UVAD[batch.request_B]
     weight_BQVA = attention_weights(
         torch.einsum("bqd,bvad->bqva", query_BQD, memory_BVAD),
