@@ -31,7 +31,8 @@ from training.intervals import intervals
 from training.lines import Span
 from training.recipes import seeded
 from training.reproduce import homes, record
-from training.reproduce.findings import CLAIMS, Found, Value, verdict
+from training.reproduce.claims import CLAIMS, verdict
+from training.reproduce.findings import Found, Value
 from training.reproduce.ground import drawn, latest, truth
 from training.reproduce.plan import SIZES, SMALL
 from training.reproduce.plots import Point, Series, chart

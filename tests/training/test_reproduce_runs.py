@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import orjson
 import polars as pl
 import pytest
 import torch
@@ -23,14 +24,14 @@ from tests.training.card import CARD, Card
 from tests.training.small import MGDSPR, built
 from training import loop
 from training.data import Examples
-from training.reproduce import findings, record, report, runs
+from training.reproduce import findings, record, report, runs, tables
 from training.reproduce.attention import attended, related
 from training.reproduce.charts import pareto
-from training.reproduce.cli import planned, write_report
+from training.reproduce.cli import claimed, planned, write_report
 from training.reproduce.ground import Ground, by_category, by_truth
 from training.reproduce.plan import SMALL, Part
 from training.reproduce.record import Facts
-from training.reproduce.report import share
+from training.reproduce.report import share, signed
 from training.reproduce.runs import Run
 from training.reproduce.variants import (
     BASE,
@@ -53,7 +54,6 @@ PARTS = tuple(
         (SMALL.parts[1], {BASE.name, SOFTMAX}),
     )
 )
-SIZE = replace(SMALL, parts=PARTS)
 
 
 @pytest.fixture(scope="module")
@@ -246,17 +246,51 @@ def test_simulated_lines_want_the_shelf_that_the_truth_knows(
 
 
 def test_the_report_says_what_was_run_and_loads_nothing(reproduced: Path) -> None:
-    page = write_report(reproduced, SIZE, size="small", seeds=2).read_text()
+    path, _ = write_report(
+        reproduced, findings.read_all(reproduced / "runs", PARTS, 2), size="small", seeds=2
+    )
+    page = path.read_text()
     assert not re.search(r"""(src|href)\s*=|url\(|@import|https?://""", page)
     assert page.count("<svg") == page.count("</svg>") >= 5
     assert "its figures mean nothing" in page
     assert re.search(r"2\d % of the judged clicks are mistakes", page)
     assert all(name in page for part in PARTS for name in (part.name, *part.variants))
-    found = findings.read(reproduced / "runs", PARTS[0], 2)
-    assert found
-    for name, value in found.values(found.runs, "recall@10").items():
+    of_part = findings.read(reproduced / "runs", PARTS[0], 2)
+    assert of_part
+    for name, value in of_part.values(of_part.runs, "recall@10").items():
         row = page[page.index(f'<th scope="row">{name}</th>') :]
         assert share(value.mean) in row[: row.index("</td>")]
+
+
+def test_programs_get_the_figures_of_the_page(reproduced: Path) -> None:
+    parts = findings.read_all(reproduced / "runs", PARTS, 2)
+    path, figures = write_report(reproduced, parts, size="small", seeds=2)
+    page, told = path.read_text(), orjson.loads(figures.read_bytes())
+    recalls = {
+        each["variant"]: each
+        for each in told["tables"]
+        if (each["part"], each["metric"], each["rows"]) == (PARTS[0].name, "R@100", "all")
+        and each["beside"] == BASE.name
+    }
+    recall_of = {
+        name: [float(np.mean([0 <= rank < 100 for rank in run.ranks])) for run in of_variant]
+        for name, of_variant in parts[0].runs.items()
+    }
+    assert {BASE.name, BASELINE, SOFTMAX} <= recalls.keys()
+    for name, each in recalls.items():
+        assert each["share"]["seeds"] == pytest.approx(recall_of[name])
+        assert share(each["share"]["mean"]) in page
+        if name != BASE.name:
+            less = np.mean(recall_of[name]) - np.mean(recall_of[BASE.name])
+            assert each["difference"]["mean"] == pytest.approx(less)
+    assert [each["claim"]["says"] for each in told["claims"]] == [
+        each["the paper says"] for each in claimed(parts)
+    ]
+    first = told["claims"][0]["answers"][PARTS[0].name]
+    row = claimed(parts)[0]
+    assert row[PARTS[0].name] == f"{signed(first['difference']['mean'])} {first['verdict']}"
+    assert row[PARTS[1].name] == "–"  # it ran no α-DNN
+    assert [*told["zero vector"]] == [part.name for part in PARTS]
 
 
 def test_each_point_of_the_plot_is_a_variants_means(reproduced: Path) -> None:
@@ -285,7 +319,7 @@ def test_the_report_says_what_more_steps_make_of_tau(ground: Ground, tmp_path: P
         (run,) = found.runs[variant]
         return float(np.mean([0 <= rank < 100 for rank in run.ranks]))
 
-    (_, one, more), (_, _, precise) = report.longer(found)
+    (_, one, more), (_, _, precise) = tables.longer(found)
     smallest, largest = LONGER
     assert one.mean == pytest.approx(recall(ends[1]) - recall(ends[0]))
     assert more.mean == pytest.approx(recall(largest) - recall(smallest))
@@ -293,7 +327,7 @@ def test_the_report_says_what_more_steps_make_of_tau(ground: Ground, tmp_path: P
     assert precise.mean == pytest.approx(good[0] - good[1], abs=1e-6)
     page = report.render([found], size="small", seeds=1)
     assert "Is τ a matter of steps?" not in page  # no claim was asked of these
-    assert not report.longer(replace(found, runs={ends[0]: found.runs[ends[0]]}))
+    assert not tables.longer(replace(found, runs={ends[0]: found.runs[ends[0]]}))
 
 
 def test_the_plan_says_what_is_done(reproduced: Path) -> None:

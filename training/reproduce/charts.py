@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from training.reproduce.findings import RECALL, RELEVANCE, Found, Value, reached
+from training.reproduce.claims import RECALL, RELEVANCE
+from training.reproduce.findings import Found, Value, reached
 from training.reproduce.ground import MEANT
 from training.reproduce.plots import Point, Series, chart
 from training.reproduce.record import RunRecord

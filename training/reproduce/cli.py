@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
 
 from pagoda import settings as settings_module
 from pagoda.console import emit_json, emit_table, people, run
-from pagoda.errors import InputError, NothingToDo
+from pagoda.errors import InputError
 from training import devices
-from training.reproduce import findings, homes, report, tasks
-from training.reproduce.plan import SIZES, Part, Size, chosen
+from training.reproduce import claims, findings, homes, report, tasks
+from training.reproduce.findings import Found
+from training.reproduce.plan import SIZES, Part, chosen
 
 app = typer.Typer(
     add_completion=False, help="A paper's claims, run anew; one HTML report.", no_args_is_help=True
@@ -77,24 +80,45 @@ def mgdspr(
         device=settings.training.device,
     )
     tasks.side_by_side(jobs, folder / "logs", processes=at_once)
-    path = write_report(folder, asked, size=size, seeds=count)
+    there = findings.read_all(folder / "runs", asked.parts, count)
+    page, figures = write_report(folder, there, size=size, seeds=count)
     if as_json:
-        emit_json({"report": str(path), "parts": planned(folder, parts, count)})
-    else:
-        people.print(f"report: {path}", soft_wrap=True)
+        emit_json({"report": str(page), "figures": str(figures), "claims": claimed(there)})
+        return
+    emit_table(claimed(there), title="What the paper says, and what was found")
+    people.print(f"report: {page}\nits figures: {figures}", soft_wrap=True)
 
 
-def write_report(folder: Path, size_: Size, *, size: str, seeds: int) -> Path:
-    """The report of everything that is there, of all parts. Raises: NothingToDo."""
-    found = [findings.read(folder / "runs", part, seeds) for part in size_.parts]
-    there = [each for each in found if each]
-    if not there:
-        raise NothingToDo("no run has finished", where=str(folder))
-    path = folder / "report.html"
-    draft = path.with_suffix(".draft")
-    draft.write_text(report.render(there, size=size, seeds=seeds))
-    draft.replace(path)
-    return path
+def write_report(
+    folder: Path, parts: Sequence[Found], *, size: str, seeds: int
+) -> tuple[Path, Path]:
+    """`report.html`, and its figures as `report.json`; each whole or not at all."""
+    page, figures = folder / "report.html", folder / "report.json"
+    for path, document in (
+        (page, report.render(parts, size=size, seeds=seeds).encode()),
+        (figures, orjson.dumps(report.figures(parts, size=size, seeds=seeds))),
+    ):
+        draft = path.with_name(f"{path.name}.draft")
+        draft.write_bytes(document)
+        draft.replace(path)
+    return page, figures
+
+
+def claimed(parts: Sequence[Found]) -> list[dict[str, str]]:
+    """A line for each claim: what each part says of it."""
+    return [
+        {
+            "the paper says": each.claim.says,
+            "measure": each.claim.metric.replace("good@", "share on the wanted shelf@"),
+            **{
+                part.part.name: f"{report.signed(one.difference.mean)} {one.verdict}"
+                if (one := each.answers.get(part.part.name))
+                else "–"
+                for part in parts
+            },
+        }
+        for each in claims.asked(parts)
+    ]
 
 
 def planned(folder: Path, parts: tuple[Part, ...], seeds: int) -> list[dict[str, Any]]:

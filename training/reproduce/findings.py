@@ -1,4 +1,4 @@
-"""What runs say: means over seeds, intervals over users, differences line by line, and claims.
+"""What runs say: means over seeds, intervals over users, differences line by line.
 
 A difference counts as found if every seed, of two at least, agrees on its sign and the interval
 over users of its mean excludes zero; otherwise it is within noise. Seeds stand for what training
@@ -17,12 +17,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pagoda.errors import NothingToDo
 from training.intervals import intervals
 from training.reproduce import record
 from training.reproduce.plan import Part
 from training.reproduce.record import GroundRecord, RunRecord
 from training.reproduce.runs import runs_of
-from training.reproduce.variants import BASE, BASELINE, HINGE, MIX_CORRECTED, SOFTMAX
 
 Direction = Literal["up", "down", "within noise"]
 Floats = npt.NDArray[np.float64]
@@ -127,75 +127,12 @@ def read(folder: Path, part: Part, seeds: int) -> Found | None:
     return Found(part=part, ground=record.read_ground(ground), runs=ordered) if ordered else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """What the paper says that one model has beside another.
-
-    Attributes:
-        metric: of the paper's two kinds; relevance is what the data set has of it.
-        paper: its figure, where we know one (relative, over 100 million items).
-    """
-
-    says: str
-    pair: tuple[str, str]
-    metric: str
-    expected: Direction
-    paper: str = ""
-
-
-RECALL, RELEVANCE = "recall@100", "good@100"
-_UP: Direction = "up"
-# What each piece does to recall, by what it is compared with; relevance all of them raise.
-_PIECES: Sequence[tuple[str, tuple[str, str], Direction]] = (
-    ("mgs", (BASE.name, "without mgs"), "up"),
-    ("trm", (BASE.name, "without trm"), "up"),
-    ("tau", (BASE.name, "without tau"), "down"),
-    ("i_mix", (BASE.name, SOFTMAX), "down"),
-    ("i_mix, corrected,", (MIX_CORRECTED, SOFTMAX), "down"),
-)
-CLAIMS = (
-    Claim(
-        says="MGDSPR finds more than α-DNN",
-        pair=(BASE.name, BASELINE),
-        metric=RECALL,
-        expected="up",
-        paper="Recall@1000 +2.5 %",
-    ),
-    Claim(
-        says="MGDSPR's results are more relevant than α-DNN's",
-        pair=(BASE.name, BASELINE),
-        metric=RELEVANCE,
-        expected="up",
-        paper="good rate +13.3 %",
-    ),
-    *(
-        Claim(
-            says=f"{name} {'raises' if expected == 'up' else 'costs some'} {what}",
-            pair=pair,
-            metric=metric,
-            expected=expected,
-        )
-        for name, pair, of_recall in _PIECES
-        for what, metric, expected in (
-            ("recall", RECALL, of_recall),
-            ("relevance", RELEVANCE, _UP),
-        )
-    ),
-    Claim(
-        says="the softmax ends at a higher recall than the pairwise hinge",
-        pair=(SOFTMAX, HINGE),
-        metric=RECALL,
-        expected="up",
-    ),
-)
-Verdict = Literal["agrees", "says otherwise", "within noise"]
-
-
-def verdict(expected: Direction, found: Direction) -> Verdict:
-    """What data says of a claim."""
-    if found == "within noise":
-        return "within noise"
-    return "agrees" if found == expected else "says otherwise"
+def read_all(folder: Path, parts: Sequence[Part], seeds: int) -> list[Found]:
+    """What there is of each part that has a run. Raises: NothingToDo."""
+    there = [found for part in parts if (found := read(folder, part, seeds))]
+    if not there:
+        raise NothingToDo("no run has finished", where=str(folder))
+    return there
 
 
 def reached(one: RunRecord, other: RunRecord) -> int | None:

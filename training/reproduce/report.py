@@ -1,104 +1,30 @@
-"""The report of a reproduction: one HTML file, plots and styles inside, nothing loaded."""
+"""The report of a reproduction: one HTML file that loads nothing, and its figures as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from pagoda import page
 from pagoda.bench import machine
 from training.reproduce import charts
-from training.reproduce.findings import (
-    CLAIMS,
-    RECALL,
-    RELEVANCE,
-    Claim,
-    Found,
-    Value,
-    Verdict,
-    verdict,
-)
+from training.reproduce.claims import RELEVANCE, asked
+from training.reproduce.findings import Found, Value
 from training.reproduce.ground import MEANT
-from training.reproduce.variants import (
-    BASE,
-    BASELINE,
-    CORRECTED,
-    FURTHER,
-    LEAVE_ONE_OUT,
-    LONGER,
-    OWN,
-    PAIRWISE,
-    PLUS_ONE,
-    SOFTMAX,
-    SWEPT,
-    TAUS,
-)
+from training.reproduce.tables import columns, longer, tables, zero_shares
+from training.reproduce.variants import SOFTMAX
 
-BARE = next(iter(PLUS_ONE))
-SMALLEST, LARGEST = LONGER  # of τ, with more epochs
-# Tables of a part: title, variants, and whom each is compared with.
-GROUPS: Sequence[tuple[str, Sequence[str], str]] = (
-    ("One of the four left out", (BASE.name, BASELINE, *LEAVE_ONE_OUT), BASE.name),
-    ("A plain model, and one of the four alone", tuple(PLUS_ONE), BARE),
-    ("Pairwise instead of softmax", (SOFTMAX, *PAIRWISE), SOFTMAX),
-    ("Sweeps of τ and α", (BASE.name, *SWEPT), BASE.name),
-    ("I_mix corrected by log q as the taken item is", (SOFTMAX, *CORRECTED), SOFTMAX),
-    ("The ends of the sweep of τ, four epochs", tuple(LONGER), SMALLEST),
-    ("Further switches", (BASE.name, *FURTHER), BASE.name),
-    ("Ours, beside the paper's form", (BASE.name, OWN), BASE.name),
-)
 _MARKS = {"agrees": "good", "says otherwise": "fail", "within noise": "plain"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A column of a part's tables."""
-
-    label: str
-    metric: str
-    rows: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of a table: each column's value, and how much more than the reference that is."""
-
-    name: str
-    values: Sequence[Value | None]
-    differences: Sequence[Value | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a part says of a claim; `relative` to what the model without has."""
-
-    difference: Value
-    relative: float
-    verdict: Verdict
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A claim and each part's answer, None where nobody ran it."""
-
-    claim: Claim
-    answers: Sequence[Answer | None]
 
 
 def render(parts: Sequence[Found], *, size: str, seeds: int) -> str:
     """The whole document."""
     noisy = [each for each in parts if each.part.noise is not None]
     runs = [run for each in parts for of_variant in each.runs.values() for run in of_variant]
-    asked = [
-        Asked(claim=claim, answers=[answer(each, claim) for each in parts]) for claim in CLAIMS
-    ]
-    asked = [each for each in asked if any(each.answers)]
     environment = page.environment(Path(__file__).parent)
     environment.filters |= {
         "relative": relative,
@@ -116,8 +42,7 @@ def render(parts: Sequence[Found], *, size: str, seeds: int) -> str:
         runs=len(runs),
         width=", ".join(sorted({str(run.recipe["model"]["width"]) for run in runs})),
         parts=parts,
-        asked=asked,
-        otherwise=[(each, found) for each in asked if (found := _otherwise(each, parts))],
+        asked=asked(parts),
         longer=[(each, told) for each in parts if (told := longer(each))],
         marks=_MARKS,
         cards=[(each, tables(each)) for each in parts],
@@ -133,114 +58,39 @@ def render(parts: Sequence[Found], *, size: str, seeds: int) -> str:
     )
 
 
-def answer(found: Found, claim: Claim) -> Answer | None:
-    """What the part says of the claim, if it has both models."""
-    one, other = claim.pair
-    if not {one, other} <= found.runs.keys():
-        return None
-    difference = found.differences({"": claim.pair}, claim.metric)[""]
-    before = found.values([other], claim.metric)[other].mean
-    return Answer(
-        difference=difference,
-        relative=difference.mean / before if before else 0.0,
-        verdict=verdict(claim.expected, difference.direction),
-    )
+def figures(parts: Sequence[Found], *, size: str, seeds: int) -> dict[str, Any]:
+    """Every figure of the tables, for programs: claims, shares, differences, the zero vector.
 
-
-def _otherwise(asked: Asked, parts: Sequence[Found]) -> list[tuple[Found, Answer]]:
-    """The parts that say otherwise."""
-    told = zip(parts, asked.answers, strict=True)
-    return [(part, one) for part, one in told if one and one.verdict == "says otherwise"]
-
-
-def longer(found: Found) -> list[tuple[str, Value, Value]]:
-    """By measure: what the largest τ has more than the smallest, after one epoch and after more."""
-    of_epochs = {"one": (TAUS[max(TAUS)], TAUS[min(TAUS)]), "more": (LARGEST, SMALLEST)}
-    if not {name for pair in of_epochs.values() for name in pair} <= found.runs.keys():
-        return []
-    told = []
-    for label, metric in (("recall@100", RECALL), (f"{found.ground.relevance}@100", RELEVANCE)):
-        differences = found.differences(of_epochs, metric)
-        told.append((label, differences["one"], differences["more"]))
-    return told
-
-
-def columns(found: Found) -> list[Column]:
-    """What the tables of a part show."""
-    metrics = ("recall@10", "recall@100")
-    shown = [
-        Column(
-            label=name.replace("recall", "R"),
-            metric=name,
-            rows=rows,
-        )
-        for rows in found.ground.sets
-        for name in metrics
-    ]
-    return shown + [
-        Column(label=f"{found.ground.relevance}@{k}", metric=f"good@{k}", rows="all")
-        for k in (10, 100)
-    ]
-
-
-def tables(found: Found) -> list[tuple[str, str, list[Row]]]:
-    """Title, reference and rows of each table that the part has runs for; baselines first."""
-    baselines = _rows(found, list(found.ground.baselines), None)
-    given = [("Methods without training", "", baselines)]
-    for title, names, reference in GROUPS:
-        there = [name for name in names if name in found.runs]
-        if reference not in found.runs or len(there) < 2:
-            continue
-        given.append((title, reference, _rows(found, there, reference)))
-    return given
-
-
-def _rows(found: Found, names: Sequence[str], reference: str | None) -> list[Row]:
-    pairs = {name: (name, reference) for name in names if reference and name != reference}
-    of_column = [
-        (
-            found.values(names, column.metric, column.rows),
-            found.differences(pairs, column.metric, column.rows),
-        )
-        for column in columns(found)
-    ]
-    return [
-        Row(
-            name=name,
-            values=[values.get(name) for values, _ in of_column],
-            differences=[differences.get(name) for _, differences in of_column],
-        )
-        for name in names
-    ]
-
-
-def zero_shares(found: Found) -> list[dict[str, Any]]:
-    """By sequence: the zero vector's mean weight over seeds, with and without related events."""
-    runs = found.runs.get(BASE.name, ())
-    rows = []
-    for sequence in dict.fromkeys(each.sequence for run in runs for each in run.zero):
-        of_runs = [
-            {each.related: each for each in run.zero if each.sequence == sequence} for run in runs
-        ]
-        pairs = [(each[True], each[False]) for each in of_runs if len(each) == 2]
-        if not pairs:
-            continue
-        related, unrelated = zip(*pairs, strict=True)
-        differences = [other.share - one.share for one, other in pairs]
-        told: Verdict = "within noise"
-        if len(differences) > 1 and (min(differences) > 0 or max(differences) < 0):
-            told = "agrees" if min(differences) > 0 else "says otherwise"
-        rows.append(
+    A share or a difference is `mean`, `seeds` (that of each) and `interval` (95 % over users).
+    """
+    return {
+        "at": datetime.now(UTC),
+        "machine": machine(),
+        "size": size,
+        "seeds": seeds,
+        "facts": {each.part.name: each.ground.facts.model_dump() for each in parts},
+        "claims": asked(parts),
+        "tables": [
             {
-                "sequence": sequence,
-                "related": float(np.mean([each.share for each in related])),
-                "unrelated": float(np.mean([each.share for each in unrelated])),
-                "lines": (related[0].lines, unrelated[0].lines),
-                "empty": float(np.mean([run.empty[sequence] for run in runs])),
-                "verdict": told,
+                "part": found.part.name,
+                "table": title,
+                "beside": reference or None,
+                "variant": row.name,
+                "metric": column.label,
+                "rows": column.rows,
+                "share": value,
+                "difference": difference,
             }
-        )
-    return rows
+            for found in parts
+            for title, reference, rows in tables(found)
+            for row in rows
+            for column, value, difference in zip(
+                columns(found), row.values, row.differences, strict=True
+            )
+            if value
+        ],
+        "zero vector": {each.part.name: zero_shares(each) for each in parts},
+    }
 
 
 def _hard(found: Found) -> float:
