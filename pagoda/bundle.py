@@ -314,13 +314,13 @@ def save(
         raise FileExistsError(target)
     with whole(target) as draft:
         towers.save(model, draft / WEIGHTS)
-        (draft / TOKENIZER).write_text(tokenizer.model_dump_json())
+        (draft / TOKENIZER).write_bytes(tokenizer.model_dump_json().encode())
         with pa.ipc.new_file(str(draft / ITEMS), SCHEMA) as writer:
             writer.write_table(catalogue.table)
         save_file({"vectors": np.ascontiguousarray(item_vectors)}, draft / VECTORS)
         files = {name: digest(draft / name) for name in FILES}
         complete = manifest.model_copy(update={"files": files})
-        (draft / MANIFEST).write_text(complete.model_dump_json(indent=2))
+        (draft / MANIFEST).write_bytes(complete.model_dump_json(indent=2).encode())
     return target
 
 
@@ -347,6 +347,8 @@ def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         draft.rename(folder)
         flush(folder.parent)
     finally:
+        if earlier.exists() and not folder.exists():
+            earlier.rename(folder)  # stopped between the two: the earlier stays
         for each in (draft, earlier):
             shutil.rmtree(each, ignore_errors=True)
 

@@ -14,8 +14,10 @@ import orjson
 import structlog
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from pagoda.errors import PagodaError
 
@@ -106,17 +108,24 @@ def emit_json(value: Any) -> None:
 def emit_table(
     rows: Iterable[Mapping[str, Any]], *, title: str | None = None, as_json: bool = False
 ) -> None:
-    """Rows as a table for people or as JSON for programs; columns as in the first row."""
+    """Rows as a table for people or as JSON for programs; columns as in the first row.
+
+    Text is shown as it is, brackets too; colours are `rich.text.Text`.
+    """
     rows = list(rows)
     if as_json:
         emit_json(rows)
         return
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title and escape(title), title_justify="left", header_style="bold")
     for column in rows[0] if rows else ():
         table.add_column(column, justify="right" if _numeric(rows, column) else "left")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*map(_cell, row.values()))
     _data.print(table)
+
+
+def _cell(value: Any) -> Text:
+    return value if isinstance(value, Text) else Text("" if value is None else str(value))
 
 
 def _numeric(rows: list[Mapping[str, Any]], column: str) -> bool:

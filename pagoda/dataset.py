@@ -78,5 +78,5 @@ def save(settings: Settings, dataset: Dataset) -> None:
     """Write the record whole or not at all."""
     target = path(settings)
     draft = target.with_suffix(".draft")
-    draft.write_text(dataset.model_dump_json(indent=2))
+    draft.write_bytes(dataset.model_dump_json(indent=2).encode())
     draft.replace(target)

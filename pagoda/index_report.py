@@ -65,7 +65,7 @@ def save(settings: Settings, report: IndexReport) -> None:
     """Write it whole or not at all."""
     target = path(settings, report.bundle)
     draft = target.with_suffix(".draft")
-    draft.write_text(report.model_dump_json(indent=2))
+    draft.write_bytes(report.model_dump_json(indent=2).encode())
     draft.replace(target)
 
 

@@ -23,7 +23,7 @@ def tag_of(bundle: str) -> str:
 
 @contextmanager
 def held(settings: Settings, bundle: str, snapshots: Mapping[str, int]) -> Iterator[None]:
-    """Tag the snapshots (table name to id); the tags stay unless the block fails.
+    """Tag the snapshots (table name to id); they stay unless the block fails without a bundle.
 
     Raises: Conflict if one of them is gone already.
     """
@@ -39,7 +39,8 @@ def held(settings: Settings, bundle: str, snapshots: Mapping[str, int]) -> Itera
                 lake.tag(settings, table, tag_of(bundle), snapshot)
         yield
     except BaseException:
-        unpin(settings, bundle)
+        if not (settings.bundles / bundle).exists():
+            unpin(settings, bundle)
         raise
 
 

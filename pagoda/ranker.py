@@ -80,7 +80,7 @@ def save(bundle: Bundle, model: Bst, record: Record) -> Record:
     with whole(folder_of(bundle), replace=True) as draft:
         towers.save(model, draft / WEIGHTS)
         complete = record.model_copy(update={"weights": digest(draft / WEIGHTS)})
-        (draft / RECORD).write_text(complete.model_dump_json(indent=2))
+        (draft / RECORD).write_bytes(complete.model_dump_json(indent=2).encode())
     return complete
 
 

@@ -134,13 +134,23 @@ def remove(settings: Settings, name: str) -> bool:
         if name in before.earlier:
             earlier = tuple(each for each in before.earlier if each != name)
             _replace(settings, before.model_copy(update={"earlier": earlier}))
-        if not path.exists():
+        going = _going(settings, name)  # out of sight in one step
+        if path.exists():
+            shutil.rmtree(going, ignore_errors=True)
+            path.rename(going)
+        if not going.exists():
             return False
-        going = settings.bundles / f".removed-{name}"  # out of sight in one step
-        shutil.rmtree(going, ignore_errors=True)
-        path.rename(going)
         shutil.rmtree(going)
     return True
+
+
+def half_removed(settings: Settings, name: str) -> bool:
+    """Whether removing a bundle was stopped before its folder was gone."""
+    return Path(name).name == name and _going(settings, name).exists()
+
+
+def _going(settings: Settings, name: str) -> Path:
+    return settings.bundles / f".removed-{name}"
 
 
 def previous(settings: Settings) -> str:

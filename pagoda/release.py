@@ -10,6 +10,7 @@ back waits for nothing: they follow after it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -61,6 +62,30 @@ def roll_back(settings: Settings) -> str:
     return name
 
 
+def require_removable(settings: Settings, names: Sequence[str]) -> None:
+    """Raises: InputError naming all that is not there or is live, before anything is removed."""
+    problems = []
+    for name in dict.fromkeys(names):
+        try:
+            _require_there(settings, name)
+        except InputError as error:
+            problems.append(str(error.args[0]))
+        if name == registry.current(settings):
+            problems.append(f"the bundle {name!r} is live")
+    if problems:
+        raise InputError(
+            "nothing was removed",
+            problems=problems,
+            next_step="`pagoda models list` names the bundles and the live one.",
+        )
+
+
+def _require_there(settings: Settings, name: str) -> None:
+    """Raises: InputError if there is no such bundle, nor what a killed command left of one."""
+    if not pins.tables_of(settings, name) and not registry.half_removed(settings, name):
+        registry.require(settings, name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Removed:
     """What a bundle had: its folder, its collection, and tables whose snapshots it kept."""
@@ -79,8 +104,7 @@ def remove(settings: Settings, name: str) -> Removed:
 
     Raises: InputError if there is nothing of that name, or it is live.
     """
-    if not pins.tables_of(settings, name):
-        registry.require(settings, name)
+    _require_there(settings, name)
     collection = collection_of(name)
     with milvus(settings) as client, updates.alone(settings):
         if name == registry.current(settings) or collection == aliased(

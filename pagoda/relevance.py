@@ -127,10 +127,10 @@ def save(settings: Settings, judge: Judge, record: Record) -> None:
     """Write it, all of it or nothing, in the place of an earlier one."""
     with whole(folder_of(settings), replace=True) as draft:
         towers.save(judge.model, draft / WEIGHTS)
-        (draft / TOKENIZER).write_text(judge.tokenizer.model_dump_json())
+        (draft / TOKENIZER).write_bytes(judge.tokenizer.model_dump_json().encode())
         files = {name: digest(draft / name) for name in FILES}
         complete = record.model_copy(update={"files": files})
-        (draft / RECORD).write_text(complete.model_dump_json(indent=2))
+        (draft / RECORD).write_bytes(complete.model_dump_json(indent=2).encode())
 
 
 def folder_of(settings: Settings) -> Path:

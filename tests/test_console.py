@@ -38,6 +38,13 @@ def test_a_polite_kill_leaves_nothing_running(tmp_path: Path) -> None:
     assert cleaned.exists()
 
 
+def test_a_table_shows_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console.emit_table([{"query": "typed by people [de]"}], title="see [/docs/queries]")
+    said = capsys.readouterr().out
+    assert "typed by people [de]" in said
+    assert "see [/docs/queries]" in said
+
+
 def test_long_work_says_how_far_it_is_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

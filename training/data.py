@@ -39,6 +39,7 @@ from training.negatives import (
     draw,
     draw_for_each,
     draw_of_each,
+    log_batch_missed,
     once_each,
     taken_by,
 )
@@ -211,17 +212,35 @@ def chances(
     among: Requests | None = None,
 ) -> Chances:
     """How likely each item is to be among the columns of the batches of these requests."""
-    pairs = np.unique(np.stack([examples.request_B, examples.item_B]), axis=1)
-    count = examples.requests
-    if among is not None:
-        pairs, count = pairs[:, np.isin(pairs[0], among)], len(among)
+    taken, count = _taken(examples, pool, among)
     return Chances(
-        np.bincount(pairs[1], minlength=pool + 1),
+        taken,
         requests=count,
         requests_per_batch=batch_size(count, requests_per_batch),
         pool=pool,
         negatives=negatives,
     )
+
+
+def in_batches(
+    examples: Examples, requests_per_batch: int, pool: int, *, among: Requests | None = None
+) -> npt.NDArray[np.float64]:
+    """By item number: the chance that a batch of these requests has taken the item, [pool + 1]."""
+    taken, count = _taken(examples, pool, among)
+    log_missed = log_batch_missed(taken, batch_size(count, requests_per_batch), count)
+    chance: npt.NDArray[np.float64] = -np.expm1(log_missed)
+    return chance
+
+
+def _taken(
+    examples: Examples, pool: int, among: Requests | None
+) -> tuple[npt.NDArray[np.int64], int]:
+    """By item number, how many of the requests have taken the item; and how many there are."""
+    pairs = np.unique(np.stack([examples.request_B, examples.item_B]), axis=1)
+    count = examples.requests
+    if among is not None:
+        pairs, count = pairs[:, np.isin(pairs[0], among)], len(among)
+    return np.bincount(pairs[1], minlength=pool + 1), count
 
 
 def _batch(

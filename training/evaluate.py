@@ -114,7 +114,7 @@ def evaluate(
     judge, record = _judge(settings, bundle, read) if with_model else (None, None)
     found = judge_bundle(settings, bundle, labels=read, funnel=funnel, by_model=judge)
     if plot:
-        plot.write_text(curve.recall_curves(first_rows(found), title=bundle.name))
+        plot.write_bytes(curve.recall_curves(first_rows(found), title=bundle.name).encode())
     if as_json:
         said = {"relevance": relevance.told(record)} if record else {}
         metrics = [each.model_dump() for each in found]
@@ -130,7 +130,7 @@ def _tell(bundle: Bundle, found: list[Metric], *, every_set: bool, everything: b
     title = f"{bundle.name}, {found[0].week} week"
     apart = {rows: [each for each in found if each.rows == rows] for rows in _APART}
     found = [each for each in found if each.rows not in apart]
-    people.print(f"queries: {bundle.manifest.dataset['query_protocol']}")
+    people.print(f"queries: {bundle.manifest.dataset['query_protocol']}", markup=False)
     if everything:
         measured = {name for each in found for name in each.values}
         for names in _BY_KIND:

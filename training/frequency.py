@@ -13,6 +13,7 @@ Source: Yi et al., RecSys 2019, algorithms 2 and 3.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +31,16 @@ class FrequencyConfig:
 
     Attributes:
         rate: how fast it forgets. first_gap: D of an item never seen, in steps.
+        begins: D is the first gap for all, or, where training goes on from a bundle or in its
+            finish, what was counted of the requests at hand: a few steps are not enough to leave
+            the first gap.
     """
 
     rate: float = 0.01
     slots: int = 2**16
     hashes: int = 5
     first_gap: float = 100.0
+    begins: Literal["unseen", "counted"] = "unseen"
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
@@ -55,6 +60,13 @@ class Frequency:
         # Always the same hashes: a checkpoint need not keep them.
         dice = np.random.default_rng(0)
         self._factor, self._summand = dice.integers(1, _PRIME, (2, config.hashes, 1))
+
+    def begin(self, chance: npt.NDArray[np.float64]) -> None:
+        """Take the gaps of these chances, by item number; what has none is never expected."""
+        items = np.flatnonzero(chance)
+        self._gap.fill(np.inf)
+        for slots, gap in zip(self._slots(items), self._gap, strict=True):
+            np.minimum.at(gap, slots, 1 / chance[items])
 
     def see(self, items: Numbers, *, step: int) -> None:
         """Items that a step has taken, once each; steps count from 1."""
@@ -87,8 +99,18 @@ class Frequency:
 class EstimatedChances(Frequency):
     """What `negatives.Chances` knows from counting, with the batches' share estimated."""
 
-    def __init__(self, config: FrequencyConfig, *, pool: int, negatives: Negatives) -> None:
+    def __init__(
+        self,
+        config: FrequencyConfig,
+        *,
+        pool: int,
+        negatives: Negatives,
+        counted: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        """Args: counted: chances to begin with, by item number, [pool + 1]."""
         super().__init__(config)
+        if counted is not None:
+            self.begin(counted)
         self._by_draw = log_drawn_missed(negatives, pool)
 
     def log_q(self, items: Numbers, *, remembered: int = 0) -> npt.NDArray[np.float32]:

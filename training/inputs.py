@@ -24,7 +24,7 @@ from training.lines import Snapshots, Span, Week, judged_span, trained_span
 from training.recipes import Recipe
 from training.splits import Part
 
-VERSION = 4  # raise it with every change that gives other towers for the same rows
+VERSION = 5  # raise it with every change that gives other towers for the same rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Plan:
     """
 
     recipe: Recipe
+    dataset: Dataset
     week: Week
     train: Span
     judged: Span
@@ -116,6 +117,7 @@ def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
         )
     return Plan(
         recipe=recipe,
+        dataset=dataset,
         week=week,
         train=trained_span(dataset, week, recipe.train_days),
         judged=judged_span(dataset, week),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from training.data import (
     batch_size,
     batches,
     chances,
+    in_batches,
     steps_per_epoch,
 )
 from training.frequency import EstimatedChances, FrequencyConfig
@@ -46,6 +48,10 @@ class Rewards:
     collect: float = 1.0
     cart: float = 2.0
     buy: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not all(0 <= getattr(self, action) < math.inf for action in ACTIONS):
+            raise ValueError("rewards must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +116,10 @@ class LoopConfig:
     checkpoint_steps: int = 100
 
     def __post_init__(self) -> None:
-        if min(self.temperature, self.margin) <= 0:
-            raise ValueError("temperature and margin must be positive")
+        if not (0 < self.temperature < math.inf and 0 < self.margin < math.inf):
+            raise ValueError("temperature and margin must be positive numbers")
+        if self.seed < 0:
+            raise ValueError("seed must not be negative")
         if min(self.epochs, self.requests_per_batch, self.checkpoint_steps) < 1:
             raise ValueError("epochs, requests_per_batch and checkpoint_steps must be at least 1")
         if self.loss == "hinge" and (self.mix or self.rewards):
@@ -133,6 +141,19 @@ class LoopConfig:
     def corrected(self) -> bool:
         """Whether scores are corrected by log q."""
         return self.loss == "softmax" and self.log_q != "off"
+
+    @property
+    def going_on(self) -> LoopConfig:
+        """The same for towers that are trained already: their warm-up is over.
+
+        The memory is used as soon as it holds something, the pool is searched from the first epoch,
+        and the gaps of a frequency, which no bundle keeps, begin as counted.
+        """
+        return replace(
+            self,
+            negatives=replace(self.negatives, memory_after=0, mined_from=0),
+            frequency=self.frequency and replace(self.frequency, begins="counted"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +188,12 @@ def train(
         checkpoint: where; that of the finish lies beside it.
 
     Raises: CheckFailed before the step whose loss is not finite; InputError if a batch has fewer
-        requests than there are processes.
+        requests than there are processes or has nothing to tell an item from, or if a source of
+        negatives would begin after the end.
     """
     phases = _phases(examples, config)
+    _require_used(config.negatives, phases)
+    _require_others(config.negatives, phases)
     requests = min(batch_size(each.requests, config.requests_per_batch) for each in phases)
     if requests < processes.count():
         raise InputError(
@@ -221,6 +245,41 @@ class _Phase:
         return len(self.epochs) * self.per_epoch
 
 
+def _require_used(negatives: Negatives, phases: Sequence[_Phase]) -> None:
+    """Raises: InputError naming each source of negatives that would not be used before the end."""
+    steps, epochs = sum(each.steps for each in phases), phases[-1].epochs.stop
+    problems = []
+    if negatives.memory and negatives.memory_after >= steps:
+        problems.append(
+            f"loop.negatives.memory_after: expected fewer than the {steps} steps that there are, "
+            f"found {negatives.memory_after}"
+        )
+    if negatives.mined and negatives.mined_from >= epochs:
+        problems.append(
+            f"loop.negatives.mined_from: counted from 0, expected less than the {epochs} epochs "
+            f"that there are, found {negatives.mined_from}"
+        )
+    if problems:
+        raise InputError(
+            "negatives that would never be used",
+            problems=problems,
+            next_step="Set an earlier begin with --set, or leave the source out.",
+        )
+
+
+def _require_others(negatives: Negatives, phases: Sequence[_Phase]) -> None:
+    """Raises: InputError if a batch is one request, and nothing else is there to be told from."""
+    requests = min(each.requests for each in phases)
+    alone = batch_size(requests, phases[0].config.requests_per_batch) == 1
+    if alone and negatives.batch and not negatives.uniform:
+        raise InputError(
+            "a request alone has nothing to tell its items from",
+            expected="two requests to train on, or items drawn from the pool",
+            found="1 request",
+            next_step="Train on more days, or --set loop.negatives.uniform=1024.",
+        )
+
+
 def _phases(examples: Examples, config: LoopConfig) -> list[_Phase]:
     first = _Phase(
         config=config,
@@ -233,7 +292,7 @@ def _phases(examples: Examples, config: LoopConfig) -> list[_Phase]:
         return [first]
     among = None if finish.days is None else examples.latest(finish.days)
     last = _Phase(
-        config=replace(config, optimiser=finish.optimiser),
+        config=replace(config, optimiser=finish.optimiser, frequency=config.going_on.frequency),
         epochs=range(config.epochs, config.epochs + finish.epochs),
         among=among,
         requests=examples.requests if among is None else len(among),
@@ -334,6 +393,7 @@ class Objective:
         """
         self._config = config
         self._before = before
+        self._drawn = min(config.negatives.uniform, len(catalogue))
         self._memory = Memory(config.negatives.memory, after=config.negatives.memory_after)
         self._chances = _chances(examples, catalogue, config, among)
         self.mined = Mined(examples.lines, config.negatives)
@@ -415,6 +475,8 @@ class Objective:
                 score_BN,
                 positive_B=batch.positive_B,
                 excluded_BN=excluded_BN,
+                # Without the batch's as negatives, what it has taken are columns all the same.
+                negatives=score_BN.shape[1] - 1 if config.negatives.batch else self._drawn,
                 mix=config.mix,
                 dice=dice,
             )
@@ -475,5 +537,8 @@ def _chances(
 ) -> Chances | EstimatedChances:
     pool, negatives = len(catalogue), config.negatives
     if config.frequency:
-        return EstimatedChances(config.frequency, pool=pool, negatives=negatives)
+        counted = None
+        if config.frequency.begins == "counted":
+            counted = in_batches(examples, config.requests_per_batch, pool, among=among)
+        return EstimatedChances(config.frequency, pool=pool, negatives=negatives, counted=counted)
     return chances(examples, config.requests_per_batch, pool, negatives, among=among)

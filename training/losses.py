@@ -18,7 +18,7 @@ class Mix:
 
     Attributes:
         most: hard negatives of a line, the largest scores.
-        share: at most this share of the columns beside the line's own; the smaller bound counts.
+        share: at most this share of the negatives; the smaller bound counts.
         through_positive: whether the gradient flows into `i⁺` through the mix too.
         corrected: where log q corrects the positive's score, by as much: the odds between the two
             are then those of their scores alone. Without, a mix of a rare item weighs next to
@@ -93,6 +93,7 @@ def mixed(
     *,
     positive_B: Tensor,
     excluded_BN: Tensor,
+    negatives: int,
     mix: Mix,
     dice: torch.Generator,
 ) -> Tensor:
@@ -103,13 +104,14 @@ def mixed(
 
     Args:
         score_BN: as they are, uncorrected.
+        negatives: how many columns are a line's negatives, the rest of its basket included.
     """
     own_B1 = positive_B.unsqueeze(1)
     score_positive_B1 = score_BN.gather(1, own_B1)
     if not mix.through_positive:
         score_positive_B1 = score_positive_B1.detach()
     negative_BN = score_BN.masked_fill(excluded_BN, -torch.inf).scatter(1, own_B1, -torch.inf)
-    hard = max(1, min(mix.most, int((score_BN.shape[1] - 1) * mix.share)))
+    hard = max(1, min(mix.most, int(negatives * mix.share)))
     hard_BK = negative_BN.topk(hard, dim=1).values
     # Drawn on the processor: the same on every device.
     drawn_BK = torch.empty(hard_BK.shape, dtype=hard_BK.dtype)

@@ -126,9 +126,9 @@ class Chances:
             requests: R. requests_per_batch: n. pool: M.
         """
         others = requests_per_batch - 1 if negatives.batch else 0
-        self._by_batch = _log_missed(np.minimum(taken, requests - 1), others, requests - 1)
+        self._by_batch = log_batch_missed(np.minimum(taken, requests - 1), others, requests - 1)
         if negatives.memory:
-            self._by_remembered = _log_missed(taken, requests_per_batch, requests)
+            self._by_remembered = log_batch_missed(taken, requests_per_batch, requests)
         self._by_draw = log_drawn_missed(negatives, pool)
 
     def log_q(self, items: Numbers, *, remembered: int = 0) -> npt.NDArray[np.float32]:
@@ -154,13 +154,19 @@ def log_drawn_missed(negatives: Negatives, pool: int) -> float:
         return float(shared + own)
 
 
-def _log_missed(taken: Numbers, drawn: int, requests: int) -> npt.NDArray[np.float64]:
-    """Log of the chance that `drawn` of the requests are none of those that took an item."""
-    left = torch.from_numpy(requests - taken.astype(np.float64))
-    all_ = torch.tensor(float(requests), dtype=torch.float64)
-    ways = torch.lgamma(left + 1) - torch.lgamma((left - drawn).clamp(min=0) + 1)
-    of = torch.lgamma(all_ + 1) - torch.lgamma(all_ - drawn + 1)
-    return torch.where(left >= drawn, ways - of, -torch.inf).numpy()
+def log_batch_missed(taken: Numbers, drawn: int, requests: int) -> npt.NDArray[np.float64]:
+    """Log of the chance that `drawn` of the requests are none of those that took an item.
+
+    One drawn after the other misses c of R with 1 - c/R, of R - 1 then, and so on. Factorials say
+    the same, but of many requests their logs differ in digits that a double does not have.
+    """
+    distinct, place = np.unique(taken, return_inverse=True)
+    log_missed = np.zeros(len(distinct))
+    with np.errstate(divide="ignore"):
+        for left in range(requests, requests - drawn, -1):
+            log_missed += np.log1p(-np.minimum(distinct / left, 1.0))
+    found: npt.NDArray[np.float64] = log_missed[place]
+    return found
 
 
 def draw(count: int, *, pool: int, seed: tuple[int, ...]) -> Numbers:

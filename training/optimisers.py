@@ -27,6 +27,11 @@ class AdagradConfig:
     initial_accumulator: float = 0.0
     clip_norm: float = 3.0
 
+    def __post_init__(self) -> None:
+        _require_positive(self.embedding_lr, self.dense_lr, self.clip_norm)
+        if not 0 <= self.initial_accumulator < math.inf:
+            raise ValueError("initial_accumulator must be at least 0")
+
     def build(self, model: nn.Module) -> torch.optim.Adagrad:
         """The optimiser; embedding tables form its first group."""
         return torch.optim.Adagrad(
@@ -45,6 +50,11 @@ class AdamConfig:
     square_decay: float = 0.999
     clip_norm: float = 3.0
 
+    def __post_init__(self) -> None:
+        _require_positive(self.embedding_lr, self.dense_lr, self.clip_norm)
+        if not (0 <= self.mean_decay < 1 and 0 <= self.square_decay < 1):
+            raise ValueError("mean_decay and square_decay must be at least 0 and below 1")
+
     def build(self, model: nn.Module) -> RowAdam:
         """The optimiser; embedding tables form its first group."""
         return RowAdam(
@@ -55,6 +65,11 @@ class AdamConfig:
 
 
 OptimiserConfig = AdagradConfig | AdamConfig
+
+
+def _require_positive(*rates: float) -> None:
+    if not all(0 < each < math.inf for each in rates):
+        raise ValueError("rates and clip_norm must be positive numbers")
 
 
 def _groups(model: nn.Module, embedding_lr: float, dense_lr: float) -> list[dict[str, Any]]:

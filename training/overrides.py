@@ -82,16 +82,18 @@ def _read(kind: Any, text: str) -> Any:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         value = text
+    return _fitted(kind, value)
+
+
+def _fitted(kind: Any, value: Any) -> Any:
+    """The value as that type; a part's settings are looked at one by one."""
+    parts = list(_parts(kind))
     if isinstance(value, dict) and len(parts) == 1:
-        (new,) = parts.values()
-        return new(
-            **{
-                name: TypeAdapter(_kind(new, name)).validate_python(each)
-                for name, each in value.items()
-            }
-        )
+        (new,) = parts
+        return new(**{name: _fitted(_kind(new, name), each) for name, each in value.items()})
     if parts and value is not None:
-        raise ValueError(f"this is a part: one of {', '.join(parts)}, whose settings follow")
+        named = ", ".join(each.__name__ for each in parts)
+        raise ValueError(f"this is a part: one of {named}, whose settings follow")
     return TypeAdapter(kind).validate_python(value)
 
 

@@ -5,10 +5,10 @@ attribute values that are still there, matched by key and value. What is new beg
 any model; what has left the catalogue has no row. Then training goes on over the days that the
 parent was not trained on.
 
-AdaGrad's sums of squares begin at zero again, as do estimated chances and remembered items: a
-bundle holds what serving needs. Sums that only grow from day to day would make the rates of often
-touched rows go to zero, so that the newest days would teach the least. The price is that a row's
-first step is a full one.
+AdaGrad's sums of squares begin at zero again, estimated chances as counted over these days, and the
+memory empty, but without a warm-up (`LoopConfig.going_on`): a bundle holds what serving needs. Sums
+that only grow from day to day would make the rates of often touched rows go to zero, so that the
+newest days would teach the least. The price is that a row's first step is a full one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def going_on(chosen: Plan, dataset: Dataset, parent: Bundle) -> Plan:
             next_step="Name an earlier bundle, or import later days first.",
         )
     train = replace(chosen.train, first=max(chosen.train.first, ended))
-    return replace(chosen, train=train, parent=parent)
+    recipe = replace(chosen.recipe, loop=chosen.recipe.loop.going_on)
+    return replace(chosen, recipe=recipe, train=train, parent=parent)
 
 
 @torch.no_grad()

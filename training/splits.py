@@ -1,8 +1,9 @@
 """Which lines are fitted and which are judged, where it is not days that decide.
 
 Leave last out: each user's last line tests, the one before it validates, and all before these two
-is trained on, whichever is judged: then the same towers are judged twice. Users with fewer than
-three lines only train. Source: Kang & McAuley, ICDM 2018 (SASRec), section IV.
+is trained on, whichever is judged: then the same towers are judged twice. Lines of the moment that
+validates are left out: they would tell its basket. Users with fewer than three lines only train.
+Source: Kang & McAuley, ICDM 2018 (SASRec), section IV.
 
 Displayed: it is days that decide, and what is judged is the order of what the searches of these
 days displayed (`training.displayed`).
@@ -47,7 +48,9 @@ def leave_last_out(found: pl.DataFrame, part: Part) -> pl.DataFrame:
         case "validation":
             return found.filter(judged & (number == count - 2))
         case "train":
-            return found.filter(~judged | (number < count - 2))
+            validates_ms = pl.col("t_ms").tail(2).first().over("user_key")
+            earlier = (number < count - 2) & (pl.col("t_ms") < validates_ms)
+            return found.filter(~judged | earlier)
 
 
 def starts_ms(dataset: Dataset, judged: Span) -> int | None:

@@ -40,7 +40,7 @@ from pagoda import features, pins, registry
 from pagoda import settings as settings_module
 from pagoda.bundle import Bundle, Manifest, ModelSpec, as_json
 from pagoda.console import emit_json, emit_table, people, run
-from pagoda.errors import BundleRefused, NothingToDo
+from pagoda.errors import BundleRefused, Conflict, NothingToDo
 from pagoda.forgotten import copying
 from pagoda.metric_table import first_rows, table
 from pagoda.models.base import TwoTowers
@@ -75,9 +75,15 @@ def train_recipe(
     Args:
         session: a Spark session to use for Feast's join, else one is started for it.
     Raises: NothingToDo without lines; InputError if features are missing; MachineError if the
-        device of the settings is not there.
+        device of the settings is not there; Conflict if an import moved the plan's days meanwhile.
     """
     dataset = datasets.load(settings)
+    if dataset != chosen.dataset:
+        raise Conflict(
+            "the data set was imported anew since the days were planned",
+            where=str(settings.home),
+            next_step="Train again.",
+        )
     with copying(settings):
         return _train_recipe(settings, dataset, chosen, force, session)
 
@@ -98,11 +104,12 @@ def _train_recipe(
         return found, False
     created_at = datetime.now(UTC)
     wished = f"{chosen.recipe.name}_{created_at:%Y%m%dT%H%M%S}_{inputs.fingerprint[:8]}"
-    with (
-        scratch.held(settings, f"train-{inputs.fingerprint}") as folder,
-        named(settings, wished, inputs.snapshots) as name,
-    ):
-        made = _bundle(settings, chosen, inputs, name, created_at, clock, session, device, folder)
+    with scratch.held(settings, f"train-{inputs.fingerprint}") as folder:
+        with named(settings, wished, inputs.snapshots) as name:
+            made = _bundle(
+                settings, chosen, inputs, name, created_at, clock, session, device, folder
+            )
+        shutil.rmtree(folder, ignore_errors=True)  # the bundle is there: no failure of the training
         return made, True
 
 
@@ -219,7 +226,7 @@ def _bundle(
         parent=parent.name if parent else None,
         device=str(device),
     )
-    path = bundles.save(
+    return bundles.save(
         settings.bundles,
         manifest,
         model=model,
@@ -227,8 +234,6 @@ def _bundle(
         catalogue=catalogue,
         item_vectors=vectors,
     )
-    shutil.rmtree(folder)
-    return path
 
 
 class Clock:
@@ -383,7 +388,7 @@ def train(
         emit_json(result)
         return
     people.print(f"{'trained' if fresh else 'already trained:'} [bold]{manifest.name}[/]")
-    people.print(f"queries: {manifest.dataset['query_protocol']}")
+    people.print(f"queries: {manifest.dataset['query_protocol']}", markup=False)
     emit_table(table(first_rows(manifest.metrics)), title=f"{chosen.week} week")
 
 

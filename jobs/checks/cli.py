@@ -176,7 +176,7 @@ def freshness(
     findings = judge(report, settings.quality)
     publish(settings, report, findings)
     target = html or settings.reports / "quality.html"
-    target.write_text(page(report, findings, settings.quality))
+    target.write_bytes(page(report, findings, settings.quality).encode())
     if as_json:
         emit_json(for_programs(report, findings))
     else:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from pagoda import doctor
 from pagoda.console import emit_json, emit_table
@@ -28,7 +29,7 @@ def examine(
             [
                 {
                     "check": finding.name,
-                    "": f"[{_COLOURS[finding.state]}]{finding.state}[/]",
+                    "": Text(finding.state, style=_COLOURS[finding.state]),
                     "found": finding.found,
                     "what to do": finding.next_step,
                 }

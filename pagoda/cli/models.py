@@ -85,17 +85,19 @@ def remove(
     The live one is refused.
     """
     settings = settings_module.load()
-    removed = [release.remove(settings, name) for name in names]
-    if as_json:
-        emit_json([asdict(each) for each in removed])
-        return
-    for each in removed:
+    release.require_removable(settings, names)
+    removed = []
+    for name in dict.fromkeys(names):
+        each = release.remove(settings, name)
+        removed.append(asdict(each))
         parts = [
             *(["folder"] if each.folder else []),
             *(["collection"] if each.collection else []),
             *(f"tag on {table}" for table in each.unpinned),
         ]
         people.print(f"{each.bundle}: removed {', '.join(parts)}", highlight=False)
+    if as_json:
+        emit_json(removed)
 
 
 def _say(settings: Settings, as_json: bool) -> None:

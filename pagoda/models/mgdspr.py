@@ -50,7 +50,7 @@ class MgdsprConfig:
         query: what Q_mgs is made of: the query's text, or, for recommendation without queries, the
             vector of the item clicked last as the only row; then `mgs` and `drop_rows` say nothing.
         dropout: between the two LSTM layers.
-        embedding_dropout: of the clicked items' vectors, in sequences and as last item (Kang &
+        embedding_dropout: of the clicked items' vectors, in R and S and as last item (Kang &
             McAuley, ICDM 2018); the paper has none.
         item_side: items carry category, brand and shop (False: their id alone, as printed).
         mgs: multi-granular query units (False: the mean of the words is the only row).
@@ -60,7 +60,10 @@ class MgdsprConfig:
             `mean`: their mean through a linear layer.
         stats: the user's statistics are one more token.
         title: what is averaged of a title: its words as they are, or after an LSTM or Transformer.
+        max_words: of a query, the first so many are read.
         word_layers: of the Transformer over the query's words, and over a title's where it has one.
+        ffn: how many times the width that Transformer's inner layer is.
+        causal: real- and short-term self-attention looks back only.
         zero_vector: a query may attend to nothing.
         mask_empty_actions: a long-term action without events is no part of P_a (False: its mean, 0,
             is one more zero vector).
@@ -81,15 +84,17 @@ class MgdsprConfig:
     stats: bool = False
     title: Literal["words", "lstm", "transformer"] = "words"
     word_layers: int = 1
+    ffn: int = 4
+    causal: bool = False
     zero_vector: bool = True
     mask_empty_actions: bool = True
     scaled_attention: bool = False
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
+        if self.heads < 1 or self.width < 1 or self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
-        if self.word_layers < 1:
-            raise ValueError("word_layers must be at least 1")
+        if min(self.word_layers, self.ffn, self.max_words) < 1:
+            raise ValueError("word_layers, ffn and max_words must be at least 1")
         unknown = set(self.drop_rows) - set(QUERY_ROWS)
         if unknown or not set(_UNITS) - set(self.drop_rows):
             raise ValueError(
@@ -131,7 +136,7 @@ class Mgdspr(TwoTowers):
             self.query = QueryUnits(config)
         self.item_dropout = nn.Dropout(config.embedding_dropout)
         self.real_time = RealTime(config)
-        self.short_term = SelfAttention(width, config.heads, scaled=config.scaled_attention)
+        self.short_term = _self_attention(config)
         self.long_term_views = nn.ModuleDict(
             {
                 "item": nn.Linear(width, width, bias=False),
@@ -260,8 +265,9 @@ class QueryUnits(nn.Module):
     def forward(self, tables: Tables, batch: UserBatch) -> Tensor:
         """[B, Q, D]; a row without units is zero."""
         texts = batch.texts
-        words_XND = tables.word(texts.words_XN)
-        mask_XN = texts.words_XN > 0
+        words_XN = texts.words_XN[:, : self.config.max_words]
+        words_XND = tables.word(words_XN)
+        mask_XN = words_XN > 0
         seg_XD = masked_mean(words_XND, mask_XN)
         if not self.config.mgs:
             return seg_XD.index_select(0, batch.text_B).unsqueeze(1)
@@ -301,7 +307,9 @@ class WordTransformer(nn.Module):
         super().__init__()
         self.positions = nn.Parameter(torch.randn(most, config.width) * 0.01)
         self.layers = nn.ModuleList(
-            TransformerLayer(config.width, config.heads, scaled=config.scaled_attention)
+            TransformerLayer(
+                config.width, config.heads, scaled=config.scaled_attention, ffn=config.ffn
+            )
             for _ in range(config.word_layers)
         )
 
@@ -334,7 +342,7 @@ class RealTime(nn.Module):
         self.first = nn.LSTM(config.width, config.width, batch_first=True)
         self.second = nn.LSTM(config.width, config.width, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
-        self.attention = SelfAttention(config.width, config.heads, scaled=config.scaled_attention)
+        self.attention = _self_attention(config)
 
     def forward(self, x_UTD: Tensor, mask_UT: Tensor) -> Tensor:
         """[U, T, D]. Padding is on the right and an LSTM is causal: no packing is needed."""
@@ -368,6 +376,13 @@ class MeanFusion(nn.Module):
         """[B, D]."""
         out: Tensor = self.linear(tokens_BTD.mean(1))
         return out
+
+
+def _self_attention(config: MgdsprConfig) -> SelfAttention:
+    """Of the real- and the short-term sequence, each its own."""
+    return SelfAttention(
+        config.width, config.heads, scaled=config.scaled_attention, causal=config.causal
+    )
 
 
 def _fusion(config: MgdsprConfig) -> nn.Module:

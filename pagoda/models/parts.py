@@ -119,13 +119,17 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and FFN, each with a residual and a layer norm after it."""
+    """Self-attention and FFN, each with a residual and a layer norm after it.
 
-    def __init__(self, width: int, heads: int, *, scaled: bool) -> None:
+    Args:
+        ffn: how many times the width the inner layer is.
+    """
+
+    def __init__(self, width: int, heads: int, *, scaled: bool, ffn: int = 4) -> None:
         super().__init__()
         self.attention = SelfAttention(width, heads, scaled=scaled)
         self.norm_attention = nn.LayerNorm(width)
-        self.ffn = mlp([width, 4 * width, width])
+        self.ffn = mlp([width, ffn * width, width])
         self.norm_ffn = nn.LayerNorm(width)
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:

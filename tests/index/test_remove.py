@@ -8,6 +8,8 @@ import pytest
 
 from jobs.index.build import build
 from pagoda import lake, pins, registry, release
+from pagoda import settings as settings_module
+from pagoda.cli import models
 from pagoda.errors import InputError
 from pagoda.index import milvus
 from pagoda.schemas import INPUT_DAYS
@@ -48,6 +50,17 @@ def test_the_live_bundle_is_refused_and_stays_whole(home: Settings) -> None:
         assert client.has_collection("items_rm_b")
 
 
+def test_of_several_all_or_none_is_removed(
+    home: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(settings_module, "load", lambda: home)
+    with pytest.raises(InputError) as refused:
+        models.remove(["rm_a", "typo", "rm_b"])
+    assert ["typo" in each for each in refused.value.problems] == [True, False]
+    assert "rm_b' is live" in refused.value.problems[1]
+    assert [each.name for each in registry.bundles(home)] == ["rm_a", "rm_b"]
+
+
 def test_a_bundle_goes_with_its_collection_its_tags_and_the_way_back(home: Settings) -> None:
     pin(home, "rm_a")
     removed = release.remove(home, "rm_a")
@@ -60,6 +73,16 @@ def test_a_bundle_goes_with_its_collection_its_tags_and_the_way_back(home: Setti
         assert not client.has_collection("items_rm_a")
     with pytest.raises(InputError, match="there is no bundle 'rm_a'"):
         release.remove(home, "rm_a")
+
+
+def test_a_removal_that_was_killed_is_finished_by_another(home: Settings) -> None:
+    going = home.bundles / ".removed-half"
+    going.mkdir()
+    (going / "item_vectors.safetensors").touch()
+    assert release.remove(home, "half").folder
+    assert not going.exists()
+    with pytest.raises(InputError, match="there is no bundle 'half'"):
+        release.remove(home, "half")
 
 
 def test_tags_that_a_killed_training_left_go_by_the_name_of_its_bundle(home: Settings) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+Line = tuple[str, str, int]
 
-def leave_last_out(lines: Sequence[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
-    """(user, item) lines in order of time, each in the part that it belongs to."""
-    parts: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
-    for number, (user, item) in enumerate(lines):
-        later = [each for each, _ in lines[number + 1 :]].count(user)
-        whole = [each for each, _ in lines].count(user)
-        part = {0: "test", 1: "validation"}.get(later, "train") if whole >= 3 else "train"
-        parts[part].append((user, item))
+
+def leave_last_out(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """(user, item, moment) lines in order of time, each in the part that it belongs to, if any."""
+    parts: dict[str, list[Line]] = {"train": [], "validation": [], "test": []}
+    for number, (user, item, t_ms) in enumerate(lines):
+        own = [each for each in lines if each[0] == user]
+        later = [each for each in lines[number + 1 :] if each[0] == user]
+        part = {0: "test", 1: "validation"}.get(len(later), "train") if len(own) >= 3 else "train"
+        if part == "train" and len(own) >= 3 and own[-2][2] == t_ms:
+            continue  # its basket validates
+        parts[part].append((user, item, t_ms))
     return parts
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagoda.bundle import FILES, MANIFEST, TOKENIZER, Bundle, Request
+from pagoda.bundle import FILES, MANIFEST, TOKENIZER, Bundle, Request, whole
 from pagoda.errors import BundleRefused
 from pagoda.metric_table import table
 from pagoda.models.inputs import item_batch
@@ -175,3 +175,23 @@ def test_every_kind_of_model_is_served(config: Config, tmp_path: Path) -> None:
     np.testing.assert_allclose(bundle.encode_items(toy.items()), bundle.item_vectors, atol=1e-6)
     new = toy.items(61).slice(60)
     assert np.isfinite(bundle.encode_items(new)).all()
+
+
+def test_what_is_replaced_stays_if_the_exchange_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ranker"
+    folder.mkdir()
+    (folder / "old").touch()
+    rename = Path.rename
+
+    def stopped(path: Path, target: Path) -> Path:
+        if path.name.startswith(".draft"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt), whole(folder, replace=True) as draft:
+        (draft / "new").touch()
+    assert [each.name for each in folder.iterdir()] == ["old"]
+    assert [each.name for each in tmp_path.iterdir()] == ["ranker"]

@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pagoda.models.catalogue import Catalogue
+from training.data import Examples, batches
 from training.frequency import EstimatedChances, Frequency, FrequencyConfig
-from training.loop import LoopConfig
+from training.loop import LoopConfig, Objective
 from training.negatives import Negatives
 
 ITEMS = np.arange(1, 41)
@@ -92,6 +94,39 @@ def test_what_is_kept_goes_on_as_if_nothing_had_happened() -> None:
     follow(resumed, zipf(), 101, 100)
     assert np.array_equal(whole.chance(ITEMS), resumed.chance(ITEMS))
     assert not np.array_equal(whole.chance(ITEMS), stopped.chance(ITEMS))
+
+
+def test_where_it_begins_as_counted_the_estimate_is_the_count_and_moves_on_from_there() -> None:
+    counted = np.array([0.0, 0.5, 0.02, 0.0, 1.0])
+    begun = EstimatedChances(
+        FrequencyConfig(rate=0.5), pool=4, negatives=Negatives(), counted=counted
+    )
+    np.testing.assert_allclose(begun.chance(np.arange(5)), counted)
+    begun.see(np.array([2]), step=10)  # 0.5 · 50 + 0.5 · 10
+    assert begun.chance(np.array([2])) == pytest.approx(1 / 30)
+    crowded = EstimatedChances(
+        FrequencyConfig(slots=1, hashes=2), pool=4, negatives=Negatives(), counted=counted[:3]
+    )
+    assert crowded.chance(np.array([2])) == pytest.approx(0.5)  # a collision shortens the gap
+
+
+def test_towers_that_go_on_know_at_once_who_is_popular(
+    examples: Examples, catalogue: Catalogue
+) -> None:
+    """After no step at all; a few from the first gap all items would seem as frequent."""
+    config = LoopConfig(requests_per_batch=12, order="stream", frequency=SOME)
+    assert config.going_on.frequency != SOME
+    frequency = Objective(config.going_on, examples, catalogue).kept["frequency"]
+    assert isinstance(frequency, EstimatedChances)
+    held = [
+        set(batch.items.item_M[batch.positive_B].tolist())
+        for epoch in range(50)
+        for batch in batches(examples, catalogue, requests_per_batch=12, seed=0, epoch=epoch)
+    ]
+    taken = np.array(sorted(set().union(*held)))
+    share = np.mean([[item in each for item in taken] for each in held], axis=0)
+    assert share.max() > 2 * share.min()
+    np.testing.assert_allclose(frequency.chance(taken), share, atol=0.05)
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 0}, {"rate": 1.5}, {"slots": 0}, {"first_gap": 0.5}])

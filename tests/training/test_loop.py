@@ -4,14 +4,14 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
 from pagoda import features
-from pagoda.errors import CheckFailed
+from pagoda.errors import CheckFailed, InputError
 from pagoda.models import towers
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
@@ -25,7 +25,7 @@ from tests.training.small import EACH, MGDSPR, YOUTUBE_DNN, ZAM, temperature
 from training.data import Examples, batches
 from training.frequency import FrequencyConfig
 from training.loop import Finish, LoopConfig, Objective, Rewards, Step, train
-from training.losses import Mix
+from training.losses import Mix, mixed
 from training.negatives import Negatives
 from training.optimisers import AdagradConfig, AdamConfig, clip_gradients, descend
 from training.recipes import RECIPES, recipe
@@ -424,6 +424,64 @@ def test_vectors_become_stable_as_training_goes_on(
         for before, after in pairwise(seen)
     ]
     assert np.mean(moved[-10:]) < np.mean(moved[:10]) / 5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"memory": 2, "memory_after": 8}, ["memory_after: expected fewer than the 8 steps"]),
+        ({"mined": 2, "mined_from": 2}, ["mined_from: counted from 0, expected less than the 2"]),
+        ({"memory": 2, "memory_after": 9, "mined": 2, "mined_from": 3}, ["found 9", "found 3"]),
+    ],
+    ids=str,
+)
+def test_negatives_that_would_begin_after_the_end_are_refused(
+    wrong: dict[str, int],
+    named: list[str],
+    sizes: Sizes,
+    examples: Examples,
+    catalogue: Catalogue,
+) -> None:
+    config = replace(SHORT, negatives=Negatives(**wrong))  # type: ignore[arg-type]
+    with pytest.raises(InputError) as refused:
+        train(built(MGDSPR, sizes), examples, catalogue, config)
+    assert all(each in str(refused.value) for each in named)
+    train(built(MGDSPR, sizes), examples, catalogue, config.going_on)  # their warm-up is over
+
+
+def test_a_request_alone_is_refused_where_it_has_nothing_to_tell_its_items_from(
+    sizes: Sizes, make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
+    one = make_examples(toy.baskets(1))
+    with pytest.raises(InputError, match="a request alone"):
+        train(built(MGDSPR, sizes), one, catalogue, SHORT)
+    drawn = replace(SHORT, negatives=Negatives(uniform=5))
+    assert np.isfinite(train(built(MGDSPR, sizes), one, catalogue, drawn)).all()
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_the_mix_is_of_a_third_of_the_negatives(
+    monkeypatch: pytest.MonkeyPatch,
+    batch: bool,
+    sizes: Sizes,
+    examples: Examples,
+    catalogue: Catalogue,
+) -> None:
+    """What the batch has taken are columns in any case; negatives only if asked for."""
+    asked: list[tuple[int, int]] = []
+
+    def seen(score_BN: torch.Tensor, *, negatives: int, **given: Any) -> torch.Tensor:
+        asked.append((negatives, score_BN.shape[1]))
+        found = mixed(score_BN, negatives=negatives, **given)
+        assert found.shape[1] == negatives // 3
+        return found
+
+    monkeypatch.setattr("training.loop.mixed", seen)
+    config = replace(SHORT, negatives=Negatives(batch=batch, uniform=9), mix=Mix())
+    train(built(MGDSPR, sizes), examples, catalogue, config)
+    assert asked
+    for negatives, columns in asked:
+        assert negatives == (columns - 1 if batch else 9) < columns
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -70,11 +70,18 @@ def test_mixed_scores_are_those_of_mixed_vectors(seed: int, through_positive: bo
     item = torch.tensor(dice.normal(size=(10, 4)), requires_grad=True)
     positive, excluded = torch.tensor([2, 0, 5]), torch.tensor(dice.uniform(size=(3, 10)) < 0.3)
     excluded[torch.arange(3), positive] = False
-    # Three of nine columns, by either bound.
+    # Three of nine negatives, by either bound.
     bound = dice.choice([{"most": 3, "share": 1.0}, {"most": 9}])
     mix = Mix(low=0.4, high=0.6, through_positive=through_positive, **bound)
     score = user @ item.T
-    found = mixed(score, positive_B=positive, excluded_BN=excluded, mix=mix, dice=_seeded(seed))
+    found = mixed(
+        score,
+        positive_B=positive,
+        excluded_BN=excluded,
+        negatives=9,
+        mix=mix,
+        dice=_seeded(seed),
+    )
     alpha = torch.empty(3, 3, dtype=found.dtype).uniform_(0.4, 0.6, generator=_seeded(seed))
     expected = torch.full_like(found, -torch.inf)
     for line in range(3):

@@ -155,6 +155,7 @@ SWITCHES: list[tuple[Config, dict[str, object]]] = [
     (MGDSPR, {"zero_vector": False}),
     (MGDSPR, {"mask_empty_actions": False}),
     (MGDSPR, {"scaled_attention": True}),
+    (MGDSPR, {"causal": True}),
     *((MGDSPR, {"drop_rows": (row,)}) for row in QUERY_ROWS),
     (MGDSPR_REPEATS, {"code_gain": 1.0}),
     (YOUTUBE_TWO_TOWER, {"item_side": False}),
@@ -182,6 +183,28 @@ def test_each_switch_changes_the_computation(
         of_users = changed.encode_user(batch) - base.encode_user(batch)
         of_items = changed.encode_item(batch.items) - base.encode_item(batch.items)
     assert max(of_users.abs().max(), of_items.abs().max()) > 1e-4
+
+
+def test_words_beyond_the_first_so_many_are_not_read(sizes: Sizes, batch: UserBatch) -> None:
+    one, more = (built(replace(MGDSPR, max_words=each), sizes) for each in (1, 32))
+    words_XN = batch.texts.words_XN[:, :1]
+    two_XN = torch.cat([words_XN, words_XN.roll(1, 0)], 1)
+    short, long = (
+        replace(batch, texts=replace(batch.texts, words_XN=w)) for w in (words_XN, two_XN)
+    )
+    with torch.no_grad():
+        assert torch.equal(one.encode_user(long), one.encode_user(short))
+        assert not torch.equal(more.encode_user(long), more.encode_user(short))
+
+
+def test_the_transformer_over_words_is_as_wide_inside_as_asked_for(sizes: Sizes) -> None:
+    for ffn in (2, 4):
+        (inner,) = {
+            name: each.shape
+            for name, each in built(replace(MGDSPR, ffn=ffn), sizes).named_parameters()
+            if name.endswith("layers.0.ffn.0.weight")
+        }.values()
+        assert inner == (ffn * 16, 16)
 
 
 @pytest.mark.parametrize("share", ["dropout", "embedding_dropout"])
@@ -267,10 +290,17 @@ def test_weights_come_back_as_they_were_saved(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"width": 10, "heads": 8}, {"drop_rows": ("nothing",)}, {"drop_rows": QUERY_ROWS}]
+    "wrong",
+    [
+        {"width": 10, "heads": 8},
+        {"drop_rows": ("nothing",)},
+        {"drop_rows": QUERY_ROWS},
+        {"ffn": 0},
+        {"max_words": 0},
+    ],
 )
 def test_a_configuration_that_cannot_be_built_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"divisible|drop_rows"):
+    with pytest.raises(ValueError, match=r"divisible|drop_rows|at least 1"):
         MgdsprConfig(**wrong)  # type: ignore[arg-type]
 
 

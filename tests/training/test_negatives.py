@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -10,6 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pagoda.models.base import TwoTowers
@@ -32,6 +36,7 @@ from training.negatives import (
     draw,
     draw_for_each,
     draw_of_each,
+    log_batch_missed,
     once_each,
 )
 
@@ -216,6 +221,20 @@ def test_where_all_chances_are_equal_correcting_all_of_them_changes_nothing(
         found.append(loss.item())
     assert found[0] == pytest.approx(found[1])
     assert found[0] != pytest.approx(found[2])
+
+
+@given(
+    st.integers(1, 10**12), st.integers(0, 12), st.lists(st.integers(0, 40), min_size=1, max_size=5)
+)
+def test_a_chance_to_miss_is_exact_however_many_requests_there_are(
+    requests: int, drawn: int, taken: list[int]
+) -> None:
+    drawn, taken = min(drawn, requests), [min(each, requests) for each in taken]
+    found = log_batch_missed(np.array(taken), drawn, requests)
+    for count, one in zip(taken, found, strict=True):
+        missed = Fraction(math.comb(requests - count, drawn), math.comb(requests, drawn))
+        # Of a chance that is nearly one, what it lacks is what log q is made of.
+        assert -np.expm1(one) == pytest.approx(float(1 - missed), rel=1e-9)
 
 
 def test_a_chance_is_the_share_of_batches_that_hold_the_item() -> None:

@@ -37,9 +37,11 @@ from tests.training import toy
 from tests.training.small import EACH, SMALL
 from training import train as training
 from training.data import Examples
+from training.frequency import FrequencyConfig
 from training.inputs import plan
 from training.lines import Span, Week
 from training.loop import LoopConfig, train
+from training.negatives import Negatives
 from training.parents import going_on, inherit
 from training.recipes import RECIPES, Recipe, TokenizerConfig, recipe
 from training.vectors import encode_items
@@ -235,6 +237,17 @@ def test_it_is_trained_on_the_plans_days_since_the_parents_last(
     assert found.train == Span(first=first, end=later(days).test_from)
     assert found.judged == whole.judged
     assert found.parent is parent
+
+
+def test_a_warm_up_is_the_parents_alone(parent: Bundle) -> None:
+    negatives = Negatives(memory=2, memory_after=50)
+    cold = replace(TOY, loop=LoopConfig(negatives=negatives, frequency=FrequencyConfig()))
+    found = going_on(plan(cold, later(1), "test"), later(1), parent)
+    assert found.recipe == replace(cold, loop=cold.loop.going_on)
+    assert found.recipe.loop.negatives == replace(negatives, memory_after=0, mined_from=0)
+    assert found.recipe.loop.frequency == FrequencyConfig(begins="counted")
+    plain = going_on(plan(TOY, later(1), "test"), later(1), parent)
+    assert plain.recipe.loop.frequency is None
 
 
 @pytest.mark.parametrize("days", [0, -1])

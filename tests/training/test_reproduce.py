@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from jobs.simulate.tables import IMPRESSIONS
 from pagoda.bundle import as_json
+from pagoda.errors import InputError
 from pagoda.ids import key_of
 from pagoda.models.mgdspr import QUERY_ROWS, MgdsprConfig
 from pagoda.schemas import SEARCHES
@@ -34,7 +35,7 @@ from training.reproduce import homes, record
 from training.reproduce.claims import CLAIMS, verdict
 from training.reproduce.findings import Found, Value
 from training.reproduce.ground import drawn, latest, truth
-from training.reproduce.plan import SIZES, SMALL
+from training.reproduce.plan import FULL, SIZES, SMALL, chosen
 from training.reproduce.plots import Point, Series, chart
 from training.reproduce.record import Facts, GroundRecord, RunRecord
 from training.reproduce.variants import (
@@ -179,6 +180,18 @@ def test_every_claim_can_be_answered_and_ablations_are_never_judged_on_the_test_
         assert part.name == "final" or asked <= {*part.variants}
         assert (part.week == "test") == (part.name == "final")
         assert all(part.recipe(name).train_days == part.train_days for name in part.variants)
+
+
+def test_parts_are_chosen_by_name_and_a_wrong_name_is_told() -> None:
+    def names(*only: str) -> list[str]:
+        return [part.name for part in chosen(FULL, only)]
+
+    assert names() == [part.name for part in FULL.parts]
+    assert names("final", "noise") == ["noise 0", "noise 0.1", "noise 0.4", "final"]
+    assert names("noise 0.1") == ["noise 0.1"]
+    with pytest.raises(InputError, match="fianl") as told:
+        chosen(FULL, ["ablations", "fianl"])
+    assert "ablations" in str(told.value)
 
 
 # Lines ---------------------------------------------------------------------------------------

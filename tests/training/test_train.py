@@ -19,7 +19,7 @@ from pagoda import dataset as datasets
 from pagoda import lake, pins
 from pagoda.bundle import MANIFEST, WEIGHTS, Bundle, Manifest, Request, read_manifest
 from pagoda.dataset import Dataset
-from pagoda.errors import InputError, NothingToDo
+from pagoda.errors import Conflict, InputError, NothingToDo
 from pagoda.features import USER_DAY, USER_STATS, Service, View
 from pagoda.ids import key_of
 from pagoda.schemas import EVENTS, ITEMS, SEARCHES
@@ -210,6 +210,13 @@ def test_lines_of_items_that_the_lake_lacks_are_not_trained_on(shop: Settings) -
     assert known.rows() == [
         row for row in found.rows() if row[LINE_COLUMNS.index("item_key")] != gone
     ]
+
+
+def test_days_that_an_import_moved_since_they_were_planned_are_refused(shop: Settings) -> None:
+    chosen = smoke(shop)
+    earlier = chosen.dataset.model_copy(update={"fingerprint": "of an earlier import"})
+    with pytest.raises(Conflict, match="imported anew"):
+        training.train_recipe(shop, replace(chosen, dataset=earlier))
 
 
 def test_impressions_that_a_recipe_asks_for_must_be_there(shop: Settings) -> None:

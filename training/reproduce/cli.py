@@ -58,11 +58,6 @@ def mgdspr(
         raise InputError(f"no size {size!r}", where="--size", expected=" or ".join(SIZES))
     asked, count = SIZES[size], seeds or SIZES[size].seeds
     parts = chosen(asked, only or ())
-    if not parts:
-        names = ", ".join(each.name for each in asked.parts)
-        raise InputError(
-            "no such part", where="--only", expected=names, found=", ".join(only or ())
-        )
     folder = settings.home / "reproduce" / size
     if show_plan:
         emit_table(planned(folder, parts, count), title=f"{size}, {count} seeds", as_json=as_json)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pagoda.errors import InputError
 from training.lines import Week
 from training.recipes import Recipe
 from training.reproduce.variants import (
@@ -175,7 +176,16 @@ SIZES = {"small": SMALL, "full": FULL}
 
 
 def chosen(size: Size, only: Sequence[str]) -> tuple[Part, ...]:
-    """The parts of these names, all if none is named; `noise` names every noise."""
-    return tuple(
-        part for part in size.parts if not only or part.name in only or part.name.split()[0] in only
-    )
+    """The parts of these names, all if none is named; `noise` names every noise.
+
+    Raises: InputError naming what is no part.
+    """
+    names_of = {part.name: {part.name, part.name.split()[0]} for part in size.parts}
+    if unknown := sorted(set(only) - set().union(*names_of.values())):
+        raise InputError(
+            "no such part",
+            where="--only",
+            expected=", ".join(part.name for part in size.parts),
+            found=", ".join(unknown),
+        )
+    return tuple(part for part in size.parts if not only or names_of[part.name] & set(only))

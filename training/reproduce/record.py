@@ -119,7 +119,7 @@ def write(target: Path, record: BaseModel) -> None:
     """Whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(f".{os.getpid()}.draft")
-    draft.write_text(record.model_dump_json())
+    draft.write_bytes(record.model_dump_json().encode())
     draft.replace(target)
 
 

@@ -153,7 +153,9 @@ def shrunk(recipe: Recipe) -> Recipe:
     """The same at a width that a minute affords: shows that everything runs, nothing else."""
     narrow: dict[str, Any] = {"width": 16, "attribute_width": 8}
     narrow |= {"heads": 2} if isinstance(recipe.model, MgdsprConfig) else {"hidden": (24, 16)}
-    smaller = changed(recipe, model=narrow, loop={"requests_per_batch": 32})
+    negatives = recipe.loop.negatives
+    early = replace(negatives, memory_after=min(negatives.memory_after, 2))
+    smaller = changed(recipe, model=narrow, loop={"requests_per_batch": 32, "negatives": early})
     return replace(smaller, tokenizer=TokenizerConfig(buckets=100))
 
 
