@@ -98,9 +98,15 @@ def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
 
     Where each user's last lines are judged, both parts have all days.
 
-    Raises: InputError if the recipe's windows need more than feature rows hold, or if it reads
-        queries and there are none.
+    Raises: InputError if there is no such feature service, if the recipe's windows need more than
+        feature rows hold, or if it reads queries and there are none.
     """
+    if recipe.service not in (there := [each.name for each in features.SERVICES]):
+        raise InputError(
+            f"no feature service {recipe.service!r}",
+            where=f"recipe {recipe.name}",
+            expected=f"one of {', '.join(there)}",
+        )
     if dataset.requests == "events" and getattr(recipe.model, "needs_queries", False):
         raise InputError(
             "the model knows what is looked for by the query, and this data set has none",

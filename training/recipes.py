@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from pagoda.errors import InputError
-from pagoda.features import SEQUENCES_OWNED_V1, SEQUENCES_STATS_V1, SEQUENCES_V1, SERVICES
+from pagoda.features import SEQUENCES_OWNED_V1, SEQUENCES_STATS_V1, SEQUENCES_V1
 from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.dssm import DssmConfig
 from pagoda.models.mgdspr import MgdsprConfig
@@ -69,8 +69,6 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 1 <= self.train_days <= 36_525:
             raise ValueError("train_days must be at least 1 and at most a century")
-        if self.service not in (there := [each.name for each in SERVICES]):
-            raise ValueError(f"no feature service {self.service!r}; there are {', '.join(there)}")
 
 
 def demo() -> Recipe:

@@ -72,7 +72,6 @@ def test_parts_are_named_by_their_class_and_left_out_by_null() -> None:
         ("loop.seed=-1", "seed"),
         ("tokenizer.buckets=0", "buckets"),
         ("train_days=1000000", "a century"),
-        ("service=sequences_v9", "no feature service 'sequences_v9'; there are"),
         ("loop.mix=1", "one of Mix"),
         ("loop.finish.optimiser.dense_lr=1", "give finish=Finish first"),
         ("loop.epochs.more=1", "it has no settings"),

@@ -358,3 +358,11 @@ def test_a_recipe_whose_windows_rows_do_not_hold_is_refused(shop: Settings) -> N
         "recent_days 12, rows hold 10",
         "clicks 300, rows hold 150",
     ]
+
+
+def test_a_recipe_of_a_service_that_is_not_there_is_refused_with_those_that_are(
+    shop: Settings,
+) -> None:
+    with pytest.raises(InputError, match="one of sequences_v1, ") as refused:
+        plan(replace(recipe("smoke"), service="sequences_v9"), datasets.load(shop), "test")
+    assert "no feature service 'sequences_v9'" in str(refused.value)
