@@ -25,7 +25,7 @@ from pagoda.models.zam import ZamConfig
 from pagoda.text import Segmentation
 from pagoda.windows import WindowSpec
 from training.frequency import FrequencyConfig
-from training.loop import Finish, LoopConfig, Rewards
+from training.loop_config import Finish, LoopConfig, Rewards
 from training.negatives import Negatives
 from training.optimisers import AdagradConfig
 

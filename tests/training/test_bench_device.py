@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from pagoda.errors import CheckFailed, MachineError
 from training.bench import device, memory, sweep, ways
 from training.bench.device import doubled, require_alike, require_compiler
-from training.loop import LoopConfig, train
+from training.loop import train
+from training.loop_config import LoopConfig
 
 CPU = torch.device("cpu")
 

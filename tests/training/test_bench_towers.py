@@ -18,7 +18,8 @@ from training.bench import sequences, ways
 from training.bench.towers import require_equal
 from training.bench.ways import LINES, Kind, Plain
 from training.data import Examples, batches
-from training.loop import LoopConfig, train
+from training.loop import train
+from training.loop_config import LoopConfig
 
 REQUESTS = 3
 

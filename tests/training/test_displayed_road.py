@@ -29,7 +29,7 @@ from training import train as training
 from training.evaluate import judge_bundle
 from training.inputs import Plan, plan
 from training.lines import displayed, judged_span, lines
-from training.loop import LoopConfig
+from training.loop_config import LoopConfig
 from training.recipes import recipe
 
 if TYPE_CHECKING:

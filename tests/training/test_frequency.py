@@ -9,8 +9,9 @@ import pytest
 from pagoda.models.catalogue import Catalogue
 from training.data import Examples, batches
 from training.frequency import EstimatedChances, Frequency, FrequencyConfig
-from training.loop import LoopConfig, Objective
+from training.loop_config import LoopConfig
 from training.negatives import Negatives
+from training.objective import Objective
 
 ITEMS = np.arange(1, 41)
 SOME = FrequencyConfig(rate=0.02)

@@ -28,7 +28,7 @@ from training import train as training
 from training.evaluate import judge_bundle
 from training.inputs import Plan, plan
 from training.lines import Span, judged_span, lines
-from training.loop import LoopConfig
+from training.loop_config import LoopConfig
 from training.recipes import recipe
 from training.splits import PARTS, lines_of
 

@@ -22,7 +22,8 @@ from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.small import built, whole
 from training.data import Examples
-from training.loop import LoopConfig, train
+from training.loop import train
+from training.loop_config import LoopConfig
 
 LAST_ITEM = MgdsprConfig(width=16, attribute_width=8, heads=2, query="last_item")
 

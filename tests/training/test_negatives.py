@@ -27,7 +27,7 @@ from tests.oracles import losses as oracle
 from tests.training import toy
 from tests.training.conftest import MakeExamples
 from training.data import Batch, Examples, batches
-from training.loop import LoopConfig, Objective
+from training.loop_config import LoopConfig
 from training.losses import Mix
 from training.negatives import (
     Chances,
@@ -39,6 +39,7 @@ from training.negatives import (
     log_batch_missed,
     once_each,
 )
+from training.objective import Objective
 
 Gradient = npt.NDArray[np.float64]
 

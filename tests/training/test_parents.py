@@ -40,7 +40,8 @@ from training.data import Examples
 from training.frequency import FrequencyConfig
 from training.inputs import plan
 from training.lines import Span, Week
-from training.loop import LoopConfig, train
+from training.loop import train
+from training.loop_config import LoopConfig
 from training.negatives import Negatives
 from training.parents import going_on, inherit
 from training.recipes import RECIPES, Recipe, TokenizerConfig, recipe

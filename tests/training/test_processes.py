@@ -30,7 +30,8 @@ from tests.training.small import MGDSPR, SMALL
 from training import processes
 from training.data import Examples
 from training.frequency import FrequencyConfig
-from training.loop import LoopConfig, Rewards, Step, train
+from training.loop import Step, train
+from training.loop_config import LoopConfig, Rewards
 from training.losses import Mix
 from training.negatives import Negatives
 

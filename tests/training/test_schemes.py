@@ -21,7 +21,8 @@ from pagoda.models.towers import Config
 from tests.training import toy
 from tests.training.small import EACH, YOUTUBE_DNN, built
 from training.data import Examples
-from training.loop import LoopConfig, train
+from training.loop import train
+from training.loop_config import LoopConfig
 
 KINDS = ("item", *ATTRIBUTES)
 MOST = 2**31 - 1

@@ -24,7 +24,7 @@ from pagoda.errors import CheckFailed, MachineError
 from training import devices
 from training.bench.sweep import WARM
 from training.bench.ways import LINES, Kind
-from training.loop import Precision
+from training.loop_config import Precision
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _LOSSES_DIFFER = {"fp32": 1e-3, "bf16": 3e-2}  # relative, from eager fp32's

@@ -29,7 +29,8 @@ from pagoda.models.inputs import ItemBatch, UserBatch
 from pagoda.watch import Watch, measured
 from training.bench.ways import LINES, Kind, built, catalogue, examples, first, loop_of, timed
 from training.data import Examples
-from training.loop import LoopConfig, Precision, Step, train
+from training.loop import Step, train
+from training.loop_config import LoopConfig, Precision
 from training.losses import sampled_softmax
 from training.negatives import Negatives
 
@@ -104,7 +105,7 @@ def sweep(
     held = psutil.Process().memory_info().rss / 1e6
     with (
         mock.patch("training.loop.batches", timed(loading, time.perf_counter)),
-        mock.patch("training.loop.sampled_softmax", softmax),
+        mock.patch("training.objective.sampled_softmax", softmax),
         Watch() as watch,
     ):
         losses = train(model, rows, made, loop, on_step=on_step)

@@ -53,7 +53,8 @@ from training import data, losses, optimisers
 from training.bench import sequences
 from training.bench.sequences import Samples
 from training.data import Batch, Examples
-from training.loop import LoopConfig, Precision, train
+from training.loop import train
+from training.loop_config import LoopConfig, Precision
 from training.optimisers import AdagradConfig
 
 Way = Literal["pagoda", "plain"]

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from pagoda.features import SEQUENCES_STATS_V1
 from pagoda.models.alpha_dnn import AlphaDnnConfig
 from pagoda.models.mgdspr import QUERY_ROWS, MgdsprConfig
-from training.loop import LoopConfig
+from training.loop_config import LoopConfig
 from training.losses import Mix
 from training.negatives import Negatives
 from training.recipes import (
