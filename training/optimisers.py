@@ -28,7 +28,7 @@ class AdagradConfig:
     clip_norm: float = 3.0
 
     def __post_init__(self) -> None:
-        _require_positive(self.embedding_lr, self.dense_lr, self.clip_norm)
+        _require_usable(self.embedding_lr, self.dense_lr, clip_norm=self.clip_norm)
         if not 0 <= self.initial_accumulator < math.inf:
             raise ValueError("initial_accumulator must be at least 0")
 
@@ -51,7 +51,7 @@ class AdamConfig:
     clip_norm: float = 3.0
 
     def __post_init__(self) -> None:
-        _require_positive(self.embedding_lr, self.dense_lr, self.clip_norm)
+        _require_usable(self.embedding_lr, self.dense_lr, clip_norm=self.clip_norm)
         if not (0 <= self.mean_decay < 1 and 0 <= self.square_decay < 1):
             raise ValueError("mean_decay and square_decay must be at least 0 and below 1")
 
@@ -67,9 +67,11 @@ class AdamConfig:
 OptimiserConfig = AdagradConfig | AdamConfig
 
 
-def _require_positive(*rates: float) -> None:
-    if not all(0 < each < math.inf for each in rates):
-        raise ValueError("rates and clip_norm must be positive numbers")
+def _require_usable(*rates: float, clip_norm: float) -> None:
+    if not all(0 <= each < math.inf for each in rates):  # 0: what has that rate stays
+        raise ValueError("rates must not be negative")
+    if not 0 < clip_norm < math.inf:
+        raise ValueError("clip_norm must be positive")
 
 
 def _groups(model: nn.Module, embedding_lr: float, dense_lr: float) -> list[dict[str, Any]]:
