@@ -13,9 +13,11 @@ import typer
 
 from pagoda import settings
 from training.reproduce import tasks
+from training.reproduce.claims import CLAIMS
 from training.reproduce.plan import SIZES
 from training.reproduce.runs import SAYS
 from training.reproduce.tasks import Job, jobs_of, side_by_side, tasks_of
+from training.reproduce.variants import YEAR
 
 _MEET = """
 import sys, time, pathlib
@@ -39,13 +41,17 @@ def _job(name: str, script: str, *arguments: object) -> Job:
 @pytest.mark.parametrize("size", SIZES)
 def test_tasks_have_each_run_of_the_plan_once(size: str, tmp_path: Path) -> None:
     parts = SIZES[size].parts
-    found = tasks_of(tmp_path, parts, 2)
+    found = tasks_of(tmp_path, parts, 3)
     runs = [
         (task.part.name, run.variant, run.recipe.loop.seed) for task in found for run in task.runs
     ]
     assert len(set(runs)) == len(runs)
+    compared = {*YEAR, *(name for claim in CLAIMS for name in claim.pair)}
     assert set(runs) == {
-        (part.name, variant, seed) for part in parts for variant in part.variants for seed in (0, 1)
+        (part.name, variant, seed)
+        for part in parts
+        for variant in part.variants
+        for seed in range(3 if variant in compared else 2)
     }
     for task in found:
         read = {(run.recipe.service, run.recipe.windows, run.recipe.tokenizer) for run in task.runs}

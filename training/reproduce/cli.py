@@ -38,7 +38,12 @@ def mgdspr(
         typer.Option(help="Only this part: ablations, noise (or 'noise 0.1'), final; repeatable."),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Models of each variant; default 3, small 2.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Models of what the paper's claims compare; of the rest two at most. Default 3, "
+            "small 2.",
+        ),
     ] = None,
     processes: Annotated[
         int | None,

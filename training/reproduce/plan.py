@@ -17,6 +17,7 @@ from training.recipes import Recipe
 from training.reproduce.variants import (
     BASE,
     BASELINE,
+    CLOSER,
     HINGE,
     LEAVE_ONE_OUT,
     MIX_CORRECTED,
@@ -67,6 +68,10 @@ class Part:
         """The variant as it is trained here."""
         recipe = replace(self.variants[variant], train_days=self.train_days)
         return shrunk(recipe) if self.small else recipe
+
+    def seeds_of(self, variant: str, seeds: int) -> int:
+        """How many: of a variant that only looks closer two at most, which a difference needs."""
+        return min(seeds, 2) if variant in CLOSER else seeds
 
     def by_rows(self) -> list[Part]:
         """The part in parts whose variants all read the same rows."""

@@ -76,6 +76,8 @@ def runs_of(part: Part, folder: Path, seeds: int) -> list[Run]:
     found = []
     for seed in range(seeds):
         for variant in part.variants:
+            if seed >= part.seeds_of(variant, seeds):
+                continue
             recipe = seeded(part.recipe(variant), seed)
             path = record.path(folder, variant, recipe)
             found.append(Run(variant=variant, recipe=recipe, path=path))
