@@ -17,11 +17,11 @@ from training.recipes import Recipe
 from training.reproduce.variants import (
     BASE,
     BASELINE,
-    CLOSER,
     HINGE,
     LEAVE_ONE_OUT,
     MIX_CORRECTED,
     SWEPT,
+    UNCLAIMED,
     VARIANTS,
     YEAR,
     shrunk,
@@ -70,8 +70,8 @@ class Part:
         return shrunk(recipe) if self.small else recipe
 
     def seeds_of(self, variant: str, seeds: int) -> int:
-        """How many: of a variant that only looks closer two at most, which a difference needs."""
-        return min(seeds, 2) if variant in CLOSER else seeds
+        """How many: of what no claim compares two at most, as many as a difference needs."""
+        return min(seeds, 2) if variant in UNCLAIMED else seeds
 
     def by_rows(self) -> list[Part]:
         """The part in parts whose variants all read the same rows."""
