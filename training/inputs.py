@@ -130,13 +130,13 @@ def plan(recipe: Recipe, dataset: Dataset, week: Week) -> Plan:
     )
 
 
-def inputs_of(settings: Settings, dataset: Dataset, chosen: Plan) -> Inputs:
+def inputs_of(settings: Settings, chosen: Plan) -> Inputs:
     """Read them.
 
     Raises: NothingToDo without lines, or without impressions that the recipe asks for; InputError
         if features were not built.
     """
-    service = features.service(chosen.recipe.service)
+    dataset, service = chosen.dataset, features.service(chosen.recipe.service)
     views = [view.table for view in service.views]
     at = _snapshots(settings, (ITEMS, EVENTS, SEARCHES, ROBOTS, *views))
     found = lake.open_table(settings, ITEMS).scan(

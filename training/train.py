@@ -77,27 +77,25 @@ def train_recipe(
     Raises: NothingToDo without lines; InputError if features are missing; MachineError if the
         device of the settings is not there; Conflict if an import moved the plan's days meanwhile.
     """
-    dataset = datasets.load(settings)
-    if dataset != chosen.dataset:
+    if datasets.load(settings) != chosen.dataset:
         raise Conflict(
             "the data set was imported anew since the days were planned",
             where=str(settings.home),
             next_step="Train again.",
         )
     with copying(settings):
-        return _train_recipe(settings, dataset, chosen, force, session)
+        return _train_recipe(settings, chosen, force, session)
 
 
 def _train_recipe(
     settings: Settings,
-    dataset: datasets.Dataset,
     chosen: Plan,
     force: bool,
     session: SparkSession | None,
 ) -> tuple[Path, bool]:
     clock, device = Clock(), devices.chosen(settings)
     with clock.part("read the lake"):
-        inputs = inputs_of(settings, dataset, chosen)
+        inputs = inputs_of(settings, chosen)
     found = None if force else _existing(settings, inputs.fingerprint)
     if found:
         processes.from_first(None)  # nothing to train with
@@ -186,7 +184,7 @@ def _bundle(
                 examples=judged,
                 catalogue=catalogue,
                 history=events_before(settings, chosen.judged.end, inputs.snapshots),
-                starts_ms=splits.starts_ms(inputs.dataset, chosen.judged),
+                starts_ms=splits.starts_ms(chosen.dataset, chosen.judged),
                 displayed=inputs.displayed,
             ),
             model,
@@ -221,7 +219,7 @@ def _bundle(
             **{f"seconds: {part}": round(seconds, 1) for part, seconds in clock.seconds.items()},
         },
         snapshots=inputs.snapshots,
-        dataset=inputs.dataset.model_dump(mode="json"),
+        dataset=chosen.dataset.model_dump(mode="json"),
         metrics=metrics,
         parent=parent.name if parent else None,
         device=str(device),

@@ -121,8 +121,7 @@ def read(settings: Settings, part: Part, recipe: Recipe) -> Inputs:
     Args:
         recipe: one that reads the rows that all do; its service, windows and words are used.
     """
-    dataset = datasets.load(settings)
-    found = inputs_of(settings, dataset, plan(recipe, dataset, part.week))
+    found = inputs_of(settings, plan(recipe, datasets.load(settings), part.week))
     train_lines, judged_lines = found.train_lines, found.judged_lines
     if part.rows is not None:
         train_lines = latest(train_lines, part.rows)
