@@ -246,9 +246,8 @@ def test_simulated_lines_want_the_shelf_that_the_truth_knows(
 
 
 def test_the_report_says_what_was_run_and_loads_nothing(reproduced: Path) -> None:
-    path, _ = write_report(
-        reproduced, findings.read_all(reproduced / "runs", PARTS, 2), size="small", seeds=2
-    )
+    told = report.contents(findings.read_all(reproduced / "runs", PARTS, 2))
+    path, _ = write_report(reproduced, told, size="small", seeds=2)
     page = path.read_text()
     assert not re.search(r"""(src|href)\s*=|url\(|@import|https?://""", page)
     assert page.count("<svg") == page.count("</svg>") >= 5
@@ -264,7 +263,8 @@ def test_the_report_says_what_was_run_and_loads_nothing(reproduced: Path) -> Non
 
 def test_programs_get_the_figures_of_the_page(reproduced: Path) -> None:
     parts = findings.read_all(reproduced / "runs", PARTS, 2)
-    path, figures = write_report(reproduced, parts, size="small", seeds=2)
+    contents = report.contents(parts)
+    path, figures = write_report(reproduced, contents, size="small", seeds=2)
     page, told = path.read_text(), orjson.loads(figures.read_bytes())
     recalls = {
         each["variant"]: each
@@ -284,10 +284,10 @@ def test_programs_get_the_figures_of_the_page(reproduced: Path) -> None:
             less = np.mean(recall_of[name]) - np.mean(recall_of[BASE.name])
             assert each["difference"]["mean"] == pytest.approx(less)
     assert [each["claim"]["says"] for each in told["claims"]] == [
-        each["the paper says"] for each in claimed(parts)
+        each["the paper says"] for each in claimed(contents)
     ]
     first = told["claims"][0]["answers"][PARTS[0].name]
-    row = claimed(parts)[0]
+    row = claimed(contents)[0]
     assert row[PARTS[0].name] == f"{signed(first['difference']['mean'])} {first['verdict']}"
     assert row[PARTS[1].name] == "–"  # it ran no α-DNN
     assert [*told["zero vector"]] == [part.name for part in PARTS]
@@ -325,7 +325,7 @@ def test_the_report_says_what_more_steps_make_of_tau(ground: Ground, tmp_path: P
     assert more.mean == pytest.approx(recall(largest) - recall(smallest))
     good = [np.mean(found.runs[name][0].good[100]) / 100 for name in (largest, smallest)]
     assert precise.mean == pytest.approx(good[0] - good[1], abs=1e-6)
-    page = report.render([found], size="small", seeds=1)
+    page = report.render(report.contents([found]), size="small", seeds=1)
     assert "Is τ a matter of steps?" not in page  # no claim was asked of these
     assert not tables.longer(replace(found, runs={ends[0]: found.runs[ends[0]]}))
 

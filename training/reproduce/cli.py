@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +12,7 @@ from pagoda import settings as settings_module
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import InputError
 from training import devices
-from training.reproduce import claims, findings, homes, report, tasks
-from training.reproduce.findings import Found
+from training.reproduce import findings, homes, report, tasks
 from training.reproduce.plan import SIZES, Part, chosen
 
 app = typer.Typer(
@@ -80,23 +78,23 @@ def mgdspr(
         device=settings.training.device,
     )
     tasks.side_by_side(jobs, folder / "logs", processes=at_once)
-    there = findings.read_all(folder / "runs", asked.parts, count)
-    page, figures = write_report(folder, there, size=size, seeds=count)
+    told = report.contents(findings.read_all(folder / "runs", asked.parts, count))
+    page, figures = write_report(folder, told, size=size, seeds=count)
     if as_json:
-        emit_json({"report": str(page), "figures": str(figures), "claims": claimed(there)})
+        emit_json({"report": str(page), "figures": str(figures), "claims": claimed(told)})
         return
-    emit_table(claimed(there), title="What the paper says, and what was found")
+    emit_table(claimed(told), title="What the paper says, and what was found")
     people.print(f"report: {page}\nits figures: {figures}", soft_wrap=True)
 
 
 def write_report(
-    folder: Path, parts: Sequence[Found], *, size: str, seeds: int
+    folder: Path, told: report.Contents, *, size: str, seeds: int
 ) -> tuple[Path, Path]:
     """`report.html`, and its figures as `report.json`; each whole or not at all."""
     page, figures = folder / "report.html", folder / "report.json"
     for path, document in (
-        (page, report.render(parts, size=size, seeds=seeds).encode()),
-        (figures, orjson.dumps(report.figures(parts, size=size, seeds=seeds))),
+        (page, report.render(told, size=size, seeds=seeds).encode()),
+        (figures, orjson.dumps(report.figures(told, size=size, seeds=seeds))),
     ):
         draft = path.with_name(f"{path.name}.draft")
         draft.write_bytes(document)
@@ -104,7 +102,7 @@ def write_report(
     return page, figures
 
 
-def claimed(parts: Sequence[Found]) -> list[dict[str, str]]:
+def claimed(told: report.Contents) -> list[dict[str, str]]:
     """A line for each claim: what each part says of it."""
     return [
         {
@@ -114,10 +112,10 @@ def claimed(parts: Sequence[Found]) -> list[dict[str, str]]:
                 part.part.name: f"{report.signed(one.difference.mean)} {one.verdict}"
                 if (one := each.answers.get(part.part.name))
                 else "–"
-                for part in parts
+                for part in told.parts
             },
         }
-        for each in claims.asked(parts)
+        for each in told.asked
     ]
 
 

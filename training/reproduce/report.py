@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,42 @@ from markupsafe import Markup
 from pagoda import page
 from pagoda.bench import machine
 from training.reproduce import charts
-from training.reproduce.claims import RELEVANCE, asked
+from training.reproduce.claims import RELEVANCE, Asked, asked
 from training.reproduce.findings import Found, Value
 from training.reproduce.ground import MEANT
-from training.reproduce.tables import columns, longer, tables, zero_shares
+from training.reproduce.tables import Row, columns, longer, tables, zero_shares
 from training.reproduce.variants import SOFTMAX
 
 _MARKS = {"agrees": "good", "says otherwise": "fail", "within noise": "plain"}
 
 
-def render(parts: Sequence[Found], *, size: str, seeds: int) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What page, figures and terminal show, computed once: every interval is a bootstrap.
+
+    Attributes:
+        tables, zeros: of each part, in order.
+    """
+
+    parts: Sequence[Found]
+    asked: Sequence[Asked]
+    tables: Sequence[Sequence[tuple[str, str, list[Row]]]]
+    zeros: Sequence[list[dict[str, Any]]]
+
+
+def contents(parts: Sequence[Found]) -> Contents:
+    """The contents of a report on these parts."""
+    return Contents(
+        parts=parts,
+        asked=asked(parts),
+        tables=[tables(each) for each in parts],
+        zeros=[zero_shares(each) for each in parts],
+    )
+
+
+def render(told: Contents, *, size: str, seeds: int) -> str:
     """The whole document."""
+    parts = told.parts
     noisy = [each for each in parts if each.part.noise is not None]
     runs = [run for each in parts for of_variant in each.runs.values() for run in of_variant]
     environment = page.environment(Path(__file__).parent)
@@ -42,10 +68,10 @@ def render(parts: Sequence[Found], *, size: str, seeds: int) -> str:
         runs=len(runs),
         width=", ".join(sorted({str(run.recipe["model"]["width"]) for run in runs})),
         parts=parts,
-        asked=asked(parts),
-        longer=[(each, told) for each in parts if (told := longer(each))],
+        asked=told.asked,
+        longer=[(each, steps) for each in parts if (steps := longer(each))],
         marks=_MARKS,
-        cards=[(each, tables(each)) for each in parts],
+        cards=list(zip(parts, told.tables, strict=True)),
         columns=columns,
         convergence=[
             (each, *charts.learning(each)) for each in parts if len(charts.traced(each)) > 1
@@ -53,12 +79,12 @@ def render(parts: Sequence[Found], *, size: str, seeds: int) -> str:
         paretos=[(each, drawn) for each in parts if (drawn := charts.pareto(each))],
         noise=charts.by_noise(noisy) if len(noisy) > 1 else (),
         hard=[(each, _hard(each)) for each in noisy if SOFTMAX in each.runs],
-        zeros=[(each, rows) for each in parts if (rows := zero_shares(each))],
+        zeros=[(each, rows) for each, rows in zip(parts, told.zeros, strict=True) if rows],
         bar=_bar,
     )
 
 
-def figures(parts: Sequence[Found], *, size: str, seeds: int) -> dict[str, Any]:
+def figures(told: Contents, *, size: str, seeds: int) -> dict[str, Any]:
     """Every figure of the tables, for programs: claims, shares, differences, the zero vector.
 
     A share or a difference is `mean`, `seeds` (that of each) and `interval` (95 % over users).
@@ -68,8 +94,8 @@ def figures(parts: Sequence[Found], *, size: str, seeds: int) -> dict[str, Any]:
         "machine": machine(),
         "size": size,
         "seeds": seeds,
-        "facts": {each.part.name: each.ground.facts.model_dump() for each in parts},
-        "claims": asked(parts),
+        "facts": {each.part.name: each.ground.facts.model_dump() for each in told.parts},
+        "claims": told.asked,
         "tables": [
             {
                 "part": found.part.name,
@@ -81,15 +107,17 @@ def figures(parts: Sequence[Found], *, size: str, seeds: int) -> dict[str, Any]:
                 "share": value,
                 "difference": difference,
             }
-            for found in parts
-            for title, reference, rows in tables(found)
+            for found, given in zip(told.parts, told.tables, strict=True)
+            for title, reference, rows in given
             for row in rows
             for column, value, difference in zip(
                 columns(found), row.values, row.differences, strict=True
             )
             if value
         ],
-        "zero vector": {each.part.name: zero_shares(each) for each in parts},
+        "zero vector": {
+            each.part.name: rows for each, rows in zip(told.parts, told.zeros, strict=True)
+        },
     }
 
 
