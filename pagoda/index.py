@@ -25,6 +25,7 @@ import pyarrow as pa
 from pymilvus import MilvusClient
 from pymilvus.client.types import LoadState
 from pymilvus.exceptions import MilvusException
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from pagoda.errors import DependencyDown, InputError
 from pagoda.filters import NO_PRICE, TEXT_FIELDS, stored
@@ -35,6 +36,8 @@ VECTOR = "vector"
 _CONNECT_TIMEOUT_S = 5
 _ROWS_PER_WRITE = 4_000  # 2 MB of vectors at d=128: well below gRPC's and the log's limits
 _ALIAS_NOT_FOUND = 1600
+_CHANNEL_NOT_AVAILABLE = 503
+_LOAD_TIMEOUT_S = 3_600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +129,30 @@ def standing(client: MilvusClient, bundle: str) -> Collection:
             next_step=f"Build it: `pagoda index --bundle {bundle}`.",
         )
     if not found.loaded:
-        client.load_collection(found.name)
+        load(client, found.name)
     return found
+
+
+def load(client: MilvusClient, name: str) -> int:
+    """Load a collection and wait until it answers. Returns: how many rows it holds."""
+    client.load_collection(name, timeout=_LOAD_TIMEOUT_S)
+    return _counted(client, name)
+
+
+def _not_served_yet(error: BaseException) -> bool:
+    return isinstance(error, MilvusException) and error.code == _CHANNEL_NOT_AVAILABLE
+
+
+# Milvus may call a collection loaded while no node serves its channel yet, or its node changes.
+@retry(
+    retry=retry_if_exception(_not_served_yet),
+    stop=stop_after_delay(60),
+    wait=wait_fixed(0.5),
+    reraise=True,
+)
+def _counted(client: MilvusClient, name: str) -> int:
+    (row,) = client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
+    return int(row["count(*)"])
 
 
 def entities(

@@ -39,6 +39,7 @@ from pagoda.index import (
     describe,
     description,
     fingerprint,
+    load,
     milvus,
 )
 from pagoda.index_report import IndexReport
@@ -178,7 +179,7 @@ def _standing(
     ):
         return None
     if not found.loaded:
-        client.load_collection(found.name)
+        load(client, found.name)
     log.info("collection_is_there_already", collection=bundle.collection)
     return found
 

@@ -19,7 +19,7 @@ from pymilvus import DataType, MilvusClient
 from pagoda import faults
 from pagoda.errors import CheckFailed, InputError
 from pagoda.filters import STORED_BYTES, TEXT_FIELDS
-from pagoda.index import VECTOR, Collection, describe, entities
+from pagoda.index import VECTOR, Collection, describe, entities, load
 
 DRAFT_PREFIX = "draft_"
 _ID_BYTES = 1_024  # 256 characters, as messages allow: items that come later must fit too
@@ -93,9 +93,9 @@ def build_draft(
     _index(client, draft, index, progress)
     faults.point("index.indexed")
     progress("load", 0, 1)
-    client.load_collection(draft, timeout=_BUILD_TIMEOUT_S)
+    counted = load(client, draft)
     progress("load", 1, 1)
-    return _verified(client, draft, rows=items.num_rows)
+    return _verified(client, draft, rows=items.num_rows, counted=counted)
 
 
 def _refuse_unusable(items: pa.Table, vectors_ND: npt.NDArray[np.float32]) -> None:
@@ -152,10 +152,7 @@ def _finished(client: MilvusClient, name: str, index: str) -> bool:
     return bool(state["state"] == "Finished" and state["pending_index_rows"] == 0)
 
 
-def _verified(client: MilvusClient, name: str, *, rows: int) -> Collection:
-    counted = client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")[
-        0
-    ]["count(*)"]
+def _verified(client: MilvusClient, name: str, *, rows: int, counted: int) -> Collection:
     collection = describe(client, name)
     if collection is None or not collection.loaded or counted != rows:
         raise CheckFailed(
