@@ -18,10 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +29,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from pagoda import features
+from pagoda import features, whole
 from pagoda.errors import BundleRefused
 from pagoda.models.behaviour import Rows, TextNumbers, encode
 from pagoda.models.catalogue import SCHEMA, Catalogue
@@ -312,7 +309,7 @@ def save(
     target = bundles / manifest.name
     if target.exists():
         raise FileExistsError(target)
-    with whole(target) as draft:
+    with whole.folder(target) as draft:
         towers.save(model, draft / WEIGHTS)
         (draft / TOKENIZER).write_bytes(tokenizer.model_dump_json().encode())
         with pa.ipc.new_file(str(draft / ITEMS), SCHEMA) as writer:
@@ -322,35 +319,6 @@ def save(
         complete = manifest.model_copy(update={"files": files})
         (draft / MANIFEST).write_bytes(complete.model_dump_json(indent=2).encode())
     return target
-
-
-@contextmanager
-def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A draft of a folder to write to, in its place when the block ends: all of it or nothing.
-
-    The draft lies beside, is brought to the disk and renamed: a reader never sees half of it.
-
-    Args:
-        replace: an earlier folder gives way, and for a moment there is none; else it is an OSError.
-    """
-    draft = folder.with_name(f".draft-{folder.name}-{os.getpid()}")
-    earlier = folder.with_name(f".earlier-{folder.name}-{os.getpid()}")
-    for each in (draft, earlier):
-        shutil.rmtree(each, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        for each in (*draft.iterdir(), draft):
-            flush(each)
-        if replace and folder.exists():
-            folder.rename(earlier)
-        draft.rename(folder)
-        flush(folder.parent)
-    finally:
-        if earlier.exists() and not folder.exists():
-            earlier.rename(folder)  # stopped between the two: the earlier stays
-        for each in (draft, earlier):
-            shutil.rmtree(each, ignore_errors=True)
 
 
 def _read_manifest(path: Path) -> tuple[Manifest | None, list[str]]:
@@ -428,15 +396,6 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Bring a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def as_json(value: Any) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pagoda import whole
 from pagoda.errors import NothingToDo
 from pagoda.settings import Settings
 
@@ -76,7 +77,4 @@ def load(settings: Settings) -> Dataset:
 
 def save(settings: Settings, dataset: Dataset) -> None:
     """Write the record whole or not at all."""
-    target = path(settings)
-    draft = target.with_suffix(".draft")
-    draft.write_bytes(dataset.model_dump_json(indent=2).encode())
-    draft.replace(target)
+    whole.write(path(settings), dataset.model_dump_json(indent=2))

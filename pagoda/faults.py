@@ -14,6 +14,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from pagoda import whole
+
 FOLDER = "PAGODA_FAULTS"
 
 
@@ -51,6 +53,4 @@ def _pass(armed: Path) -> None:
 
 
 def _write(armed: Path, passages: int, kill: list[int]) -> None:
-    draft = armed.with_name(f".{armed.name}.draft")
-    draft.write_text(json.dumps({"passages": passages, "kill": kill}))
-    draft.replace(armed)
+    whole.write(armed, json.dumps({"passages": passages, "kill": kill}))

@@ -23,6 +23,7 @@ import orjson
 import pyarrow as pa
 from filelock import FileLock
 
+from pagoda import whole
 from pagoda.errors import Conflict
 from pagoda.ids import key_of
 from pagoda.messages import FUTURE_TOLERANCE_MS
@@ -105,14 +106,9 @@ def add(settings: Settings, user_key: int, *, now_ms: int) -> None:
             _wait_for_readers(before)
         with _current(target) as file:
             known = _read(file).until_ms
-        draft = target.with_suffix(".draft")
-        with draft.open("wb") as new:
-            until = {**known, user_key: now_ms + FUTURE_TOLERANCE_MS}
-            new.write(orjson.dumps({str(key): until[key] for key in sorted(until)}))
-            new.flush()
-            os.fsync(new.fileno())
+        until = {**known, user_key: now_ms + FUTURE_TOLERANCE_MS}
         os.link(target, before)
-        draft.replace(target)
+        whole.write(target, orjson.dumps({str(key): until[key] for key in sorted(until)}))
         _wait_for_readers(before)
 
 

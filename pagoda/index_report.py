@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from pagoda import whole
 from pagoda.settings import Settings
 
 FILE = "index.json"
@@ -63,10 +64,7 @@ def path(settings: Settings, bundle: str) -> Path:
 
 def save(settings: Settings, report: IndexReport) -> None:
     """Write it whole or not at all."""
-    target = path(settings, report.bundle)
-    draft = target.with_suffix(".draft")
-    draft.write_bytes(report.model_dump_json(indent=2).encode())
-    draft.replace(target)
+    whole.write(path(settings, report.bundle), report.model_dump_json(indent=2))
 
 
 def load(settings: Settings, bundle: str) -> IndexReport | None:

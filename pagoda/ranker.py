@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from pagoda.bundle import Bundle, digest, told, whole
+from pagoda import whole
+from pagoda.bundle import Bundle, digest, told
 from pagoda.errors import BundleRefused
 from pagoda.models import towers
 from pagoda.models.bst import Bst, BstConfig
@@ -77,7 +78,7 @@ def save(bundle: Bundle, model: Bst, record: Record) -> Record:
 
     Returns: the record, with the SHA-256 of the weights.
     """
-    with whole(folder_of(bundle), replace=True) as draft:
+    with whole.folder(folder_of(bundle), replace=True) as draft:
         towers.save(model, draft / WEIGHTS)
         complete = record.model_copy(update={"weights": digest(draft / WEIGHTS)})
         (draft / RECORD).write_bytes(complete.model_dump_json(indent=2).encode())

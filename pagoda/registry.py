@@ -9,7 +9,6 @@ together with Milvus's alias: see `pagoda.release`.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pagoda import whole
 from pagoda.bundle import MANIFEST, Manifest, read_manifest
 from pagoda.errors import BundleRefused, InputError, NothingToDo
 from pagoda.settings import Settings
@@ -194,13 +194,7 @@ def _write(
 
 
 def _replace(settings: Settings, after: Pointer) -> None:
-    target = settings.bundles / POINTER
-    draft = target.with_name(f".{POINTER}.{os.getpid()}")
-    with draft.open("w") as file:
-        file.write(after.model_dump_json(indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(target)
+    whole.write(settings.bundles / POINTER, after.model_dump_json(indent=2))
 
 
 @contextmanager

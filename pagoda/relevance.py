@@ -22,7 +22,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from pagoda.bundle import digest, told, whole
+from pagoda import whole
+from pagoda.bundle import digest, told
 from pagoda.errors import BundleRefused, NothingToDo
 from pagoda.models import towers
 from pagoda.models.ragged import Ragged
@@ -125,7 +126,7 @@ def load(settings: Settings) -> tuple[Judge, Record]:
 
 def save(settings: Settings, judge: Judge, record: Record) -> None:
     """Write it, all of it or nothing, in the place of an earlier one."""
-    with whole(folder_of(settings), replace=True) as draft:
+    with whole.folder(folder_of(settings), replace=True) as draft:
         towers.save(judge.model, draft / WEIGHTS)
         (draft / TOKENIZER).write_bytes(judge.tokenizer.model_dump_json().encode())
         files = {name: digest(draft / name) for name in FILES}

@@ -14,7 +14,6 @@ what the bundle knew. An item that the lake no longer has stays as it is until t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from pymilvus import MilvusClient
 
-from pagoda import faults, lake
+from pagoda import faults, lake, whole
 from pagoda.bundle import Bundle
 from pagoda.errors import Conflict
 from pagoda.index import Collection, upsert
@@ -254,11 +253,8 @@ def _save(settings: Settings, bundle: str, held: Updates) -> None:
         "vector", pa.FixedSizeListArray.from_arrays(pa.array(held.vectors_ND.ravel()), width)
     ).append_column("applied", pa.array(held.applied_N))
     table = table.replace_schema_metadata({_COLLECTION: str(held.collection_id)})
-    target = path(settings, bundle)
-    draft = target.with_name(f".{FILE}.{os.getpid()}")
-    with draft.open("wb") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(target)
+    with (
+        whole.file(path(settings, bundle)) as draft,
+        pa.ipc.new_file(str(draft), table.schema) as writer,
+    ):
+        writer.write_table(table)

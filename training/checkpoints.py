@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pagoda.bundle import flush
+from pagoda import whole
 
 _MODEL, _OPTIMISER = "model.", "optimiser."
 _RANDOM, _LOSSES = "random", "losses"
@@ -47,10 +47,8 @@ def write(
         tensors |= {f"{part}.{name}": each for name, each in other.tensors().items()}
     tensors[_RANDOM] = torch.get_rng_state()
     tensors[_LOSSES] = torch.tensor(losses, dtype=torch.float64)
-    draft = path.with_suffix(".draft")
-    save_file(tensors, draft)
-    flush(draft)
-    draft.replace(path)
+    with whole.file(path) as draft:
+        save_file(tensors, draft)
 
 
 def restore(

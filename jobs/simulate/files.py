@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +28,7 @@ import pyarrow.parquet as pq
 from jobs.simulate import tables
 from jobs.simulate.behaviour import ROBOTS, Simulation
 from jobs.simulate.catalogue import Catalogue
+from pagoda import whole
 from pagoda.errors import InputError
 
 MANIFEST = "simulation.json"
@@ -81,7 +80,7 @@ def write(
             where=str(folder),
             next_step="Name a new folder.",
         )
-    with _whole(folder) as draft:
+    with whole.folder(folder, replace=True) as draft:
         written = _days(simulation, catalogue, draft, impressions=impressions, advance=advance)
         attributes = _items(catalogue, draft / "items.parquet")
         (draft / f"{simulation.name}.toml").write_text(_mapping(simulation, attributes))
@@ -277,19 +276,6 @@ impressions that were not sent any more.
 | file | what it holds |
 |---|---|
 {_TRUTH}"""
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _files(folder: Path) -> list[Path]:

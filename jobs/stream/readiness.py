@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from pagoda import whole
 from pagoda.settings import Settings
 
 Positions = Mapping[str, Mapping[int, int]]
@@ -31,13 +32,8 @@ class ReadyFile:
         due = time.monotonic() - self._written_at >= _REFRESH_S
         if said == self._last and not due:
             return
-        draft = self._path.with_suffix(".draft")
-        draft.write_bytes(
-            orjson.dumps(
-                {"pid": os.getpid(), "time_ms": time.time_ns() // 1_000_000, "positions": said}
-            )
-        )
-        draft.replace(self._path)
+        content = {"pid": os.getpid(), "time_ms": time.time_ns() // 1_000_000, "positions": said}
+        whole.write(self._path, orjson.dumps(content), durable=False)
         self._written_at, self._last = time.monotonic(), said
 
     def remove(self) -> None:

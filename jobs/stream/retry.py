@@ -27,7 +27,7 @@ from kafka.errors import KafkaError
 from pyiceberg.expressions import StartsWith
 
 from jobs.stream.routes import Route, routes
-from pagoda import lake
+from pagoda import lake, whole
 from pagoda.errors import Conflict, DependencyDown
 from pagoda.messages import Rejected, record_key
 from pagoda.schemas import REJECTED, RETRIED
@@ -137,7 +137,7 @@ def _record(route: Route, row: dict[str, Any], sha256: str) -> Record | Rejected
 def _send(settings: Settings, producer: KafkaProducer, records: list[Record]) -> None:
     begun = _begun(settings)
     if not begun.exists():
-        _write_whole(begun, _ends(settings))
+        _write(begun, _ends(settings))
     try:
         sent = [
             producer.send(each.topic, key=each.key, value=each.raw, headers=[(HEADER, each.mark)])
@@ -228,11 +228,9 @@ def _consumer(settings: Settings) -> Iterator[KafkaConsumer]:
             consumer.close(autocommit=False)
 
 
-def _write_whole(path: Path, offsets: Offsets) -> None:
+def _write(path: Path, offsets: Offsets) -> None:
     said = [[each.topic, each.partition, offset] for each, offset in offsets.items()]
-    draft = path.with_suffix(".draft")
-    draft.write_bytes(orjson.dumps(said))
-    draft.replace(path)
+    whole.write(path, orjson.dumps(said))
 
 
 def _read(path: Path) -> Offsets:

@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pagoda import jars, java
+from pagoda import jars, java, whole
 from pagoda.errors import MachineError
-from pagoda.servers import files
 from pagoda.servers.program import (
     PYTHON,
     NotYet,
@@ -124,7 +123,7 @@ def _prepare(settings: Settings, _ports: Ports) -> tuple[Process, ...]:
     home = settings.data("airflow")
     env = environment(settings)
     passwords = json.dumps({settings.airflow.user: settings.airflow_password()})
-    files.write_secret(home / "passwords.json", passwords)
+    whole.write(home / "passwords.json", passwords, private=True)
     _migrate(settings, binary, env)
     _forget_old_logs(settings.logs / "airflow")
     return tuple(

@@ -1,9 +1,8 @@
-"""PAGODA_HOME as the servers can use it, and the files that their preparation writes."""
+"""PAGODA_HOME as the servers can use it."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from pagoda.errors import MachineError
 from pagoda.settings import Settings
@@ -33,12 +32,3 @@ def require_usable(settings: Settings) -> None:
             found=error.strerror or str(error),
             next_step="Make it writable, free some space, or set PAGODA_HOME to another folder.",
         ) from error
-
-
-def write_secret(path: Path, text: str) -> Path:
-    """Write a file that only its owner may read, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    draft.replace(path)
-    return path

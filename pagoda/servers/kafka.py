@@ -7,9 +7,8 @@ import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from pagoda import jars, java, topics
+from pagoda import jars, java, topics, whole
 from pagoda.errors import MachineError
-from pagoda.servers import files
 from pagoda.servers.program import Port, Ports, Process, Server
 from pagoda.settings import Settings
 
@@ -56,8 +55,8 @@ logger.server.level=info
 def _prepare(settings: Settings, ports: Ports) -> tuple[Process, ...]:
     data = settings.data("kafka")
     config = _CONFIG.format(**ports, partitions=settings.kafka.partitions)
-    files.write_secret(data / "server.properties", config)
-    files.write_secret(data / "log4j2.properties", _LOG4J)
+    whole.write(data / "server.properties", config, private=True)
+    whole.write(data / "log4j2.properties", _LOG4J, private=True)
     command = (
         str(java.find().binary),
         "-Xms128m",

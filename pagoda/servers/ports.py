@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from pagoda import whole
 from pagoda.errors import Conflict, MachineError
 from pagoda.servers import leftovers
 from pagoda.servers.catalogue import SERVERS
@@ -221,11 +222,5 @@ def _write(settings: Settings, remembered: dict[str, dict[str, int]]) -> None:
             for (of, field), address in addresses.items()
             if of == part
         ]
-    _replace(settings.run / "ports.json", json.dumps(remembered, indent=1))
-    _replace(settings.run / "endpoints.toml", "\n".join(lines) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_suffix(".draft")
-    draft.write_text(text)
-    draft.replace(path)
+    whole.write(settings.run / "ports.json", json.dumps(remembered, indent=1))
+    whole.write(settings.run / "endpoints.toml", "\n".join(lines) + "\n")

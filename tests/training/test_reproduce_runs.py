@@ -163,7 +163,7 @@ def test_a_reproduction_that_was_stopped_repeats_nothing(ground: Ground, tmp_pat
     assert list(dict.fromkeys(began)) == [SOFTMAX, HINGE]
     assert wanted[0].path.stat().st_ino == kept
     assert all(each.done for each in wanted)
-    assert not list(tmp_path.glob("*.draft"))
+    assert not list(tmp_path.rglob(".draft*"))
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(

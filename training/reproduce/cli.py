@@ -9,6 +9,7 @@ import orjson
 import typer
 
 from pagoda import settings as settings_module
+from pagoda import whole
 from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import InputError
 from training import devices
@@ -91,15 +92,9 @@ def write_report(
     folder: Path, told: report.Contents, *, size: str, seeds: int
 ) -> tuple[Path, Path]:
     """`report.html`, and its figures as `report.json`; each whole or not at all."""
-    page, figures = folder / "report.html", folder / "report.json"
-    for path, document in (
-        (page, report.render(told, size=size, seeds=seeds).encode()),
-        (figures, orjson.dumps(report.figures(told, size=size, seeds=seeds))),
-    ):
-        draft = path.with_name(f"{path.name}.draft")
-        draft.write_bytes(document)
-        draft.replace(path)
-    return page, figures
+    page = report.render(told, size=size, seeds=seeds)
+    figures = orjson.dumps(report.figures(told, size=size, seeds=seeds))
+    return whole.write(folder / "report.html", page), whole.write(folder / "report.json", figures)
 
 
 def claimed(told: report.Contents) -> list[dict[str, str]]:

@@ -10,7 +10,6 @@ keeps every judged line's rank, so that two runs can be compared line by line.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pagoda import whole
 from training.recipes import Recipe
 from training.reproduce.variants import fingerprint
 
@@ -118,9 +118,7 @@ def path(folder: Path, variant: str, recipe: Recipe) -> Path:
 def write(target: Path, record: BaseModel) -> None:
     """Whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(f".{os.getpid()}.draft")
-    draft.write_bytes(record.model_dump_json().encode())
-    draft.replace(target)
+    whole.write(target, record.model_dump_json())
 
 
 def newest_ground(folder: Path, part: str) -> Path | None:
