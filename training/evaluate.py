@@ -17,14 +17,16 @@ from pagoda.errors import InputError
 from pagoda.metric_table import DISPLAYED, first_rows, table
 from pagoda.relevance import Judge, Record
 from pagoda.settings import Settings
-from training import curve, graded, judging, p_good, relevance, same_category, splits, zero_share
-from training import funnel as funnels
-from training.bundle_rows import bundle_of, dataset_of, examples_of
-from training.funnel import Funnel
+from training import relevance
+from training.data import splits
+from training.data.bundle_rows import bundle_of, dataset_of, examples_of
+from training.data.lines import events_before, judged_span, week_of
+from training.evaluation import curve, graded, judging, p_good, same_category, zero_share
+from training.evaluation import funnel as funnels
+from training.evaluation.funnel import Funnel
+from training.evaluation.metrics import KS
+from training.evaluation.trial import Trial
 from training.labels import Labels
-from training.lines import events_before, judged_span, week_of
-from training.metrics import KS
-from training.trial import Trial
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -19,10 +19,10 @@ from pagoda.models.catalogue import FIELDS
 from pagoda.schemas import EVENTS, ITEMS, ROBOTS, SEARCHES, Table
 from pagoda.settings import Settings
 from pagoda.text import Tokenizer
-from training import lines, rows, splits
-from training.lines import Snapshots, Span, Week, judged_span, trained_span
+from training.data import lines, rows, splits
+from training.data.lines import Snapshots, Span, Week, judged_span, trained_span
+from training.data.splits import Part
 from training.recipes import Recipe
-from training.splits import Part
 
 VERSION = 5  # raise it with every change that gives other towers for the same rows
 

@@ -12,7 +12,7 @@ from pagoda.errors import InputError
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from training import checkpoints, processes
-from training.data import Examples, Requests, batch_size, batches, steps_per_epoch
+from training.data.batches import Examples, Requests, batch_size, batches, steps_per_epoch
 from training.loop_config import LoopConfig
 from training.negatives import Negatives
 from training.objective import Objective

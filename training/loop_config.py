@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pagoda.schemas import ACTIONS
-from training.data import Order
+from training.data.batches import Order
 from training.frequency import FrequencyConfig
 from training.losses import Mix
 from training.negatives import Negatives

@@ -23,7 +23,7 @@ from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.ragged import Ragged
 from training import processes
-from training.data import Examples
+from training.data.batches import Examples
 from training.negatives import Negatives, Numbers, draw_of_each
 from training.vectors import encode_items, encode_lines
 

@@ -13,7 +13,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import moved
 from pagoda.schemas import ACTIONS
 from training import checkpoints, processes
-from training.data import Batch, Examples, Requests, chances, in_batches
+from training.data.batches import Batch, Examples, Requests, chances, in_batches
 from training.frequency import EstimatedChances
 from training.loop_config import LoopConfig
 from training.losses import mixed, pairwise_hinge, sampled_softmax

@@ -27,8 +27,8 @@ from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes, Table
 from pagoda.models.towers import kind_of
+from training.data.lines import judged_span, week_of
 from training.inputs import Plan
-from training.lines import judged_span, week_of
 from training.recipes import Recipe
 
 # Of the data set's record: what decides on the meaning of ids, days and rows. The rest grows daily.

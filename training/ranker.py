@@ -35,10 +35,10 @@ from pagoda.models.inputs import item_batch
 from pagoda.models.tables import Sizes
 from pagoda.ranker import Record
 from pagoda.settings import Settings
-from training import splits
-from training.bundle_rows import bundle_of, dataset_of, examples_of
-from training.data import Examples
-from training.lines import not_taken, of_items, trained_span, week_of
+from training.data import splits
+from training.data.batches import Examples
+from training.data.bundle_rows import bundle_of, dataset_of, examples_of
+from training.data.lines import not_taken, of_items, trained_span, week_of
 from training.negatives import Numbers, draw_of_each, taken_by
 from training.optimisers import AdagradConfig, descend
 

@@ -48,13 +48,15 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
 from pagoda.models.towers import kind_of
 from pagoda.settings import Settings
-from training import devices, judging, loop, parents, processes, rows, scratch, splits
-from training.data import Examples, prepare
+from training import devices, loop, parents, processes
+from training.data import rows, scratch, splits
+from training.data.batches import Examples, prepare
+from training.data.lines import events_before, week_of
+from training.evaluation import judging
+from training.evaluation.trial import Trial
 from training.inputs import Inputs, Plan, inputs_of, plan, require_same_features
-from training.lines import events_before, week_of
 from training.overrides import overridden
 from training.recipes import RECIPES, recipe
-from training.trial import Trial
 from training.vectors import encode_items
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pagoda.models.base import TwoTowers
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import UserBatch, item_batch, moved
-from training.data import Examples
+from training.data.batches import Examples
 
 _ITEMS_PER_PASS = 8_192
 _REQUESTS_PER_PASS = 64

@@ -25,7 +25,7 @@ from tests.features.arrivals import DAY, FIRST, LAST
 from tests.oracles import robots as oracle
 from tests.oracles.features import Arrival, day_number
 from tests.oracles.windows import Happening
-from training.lines import Span, events_before, lines
+from training.data.lines import Span, events_before, lines
 
 pytestmark = pytest.mark.spark
 

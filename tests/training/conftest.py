@@ -19,8 +19,8 @@ from pagoda.windows import WindowSpec
 from tests.training import shop as shops
 from tests.training import toy
 from tests.training.small import whole
-from training.data import Examples, prepare
-from training.lines import SHOWN_COLUMNS
+from training.data.batches import Examples, prepare
+from training.data.lines import SHOWN_COLUMNS
 from training.train import train_recipe
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pagoda.models.towers import Config
 from pagoda.models.youtube_dnn import YoutubeDnnConfig
 from pagoda.models.youtube_two_tower import YoutubeTwoTowerConfig
 from pagoda.models.zam import ZamConfig
-from training.data import Examples
+from training.data.batches import Examples
 
 _Model = TypeVar("_Model", bound=torch.nn.Module, covariant=True)
 

@@ -17,7 +17,7 @@ from pagoda.settings import PROJECT_ROOT
 from training.bench import sequences, ways
 from training.bench.towers import require_equal
 from training.bench.ways import LINES, Kind, Plain
-from training.data import Examples, batches
+from training.data.batches import Examples, batches
 from training.loop import train
 from training.loop_config import LoopConfig
 

@@ -17,7 +17,7 @@ from pagoda.models.tables import Sizes
 from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.small import built
-from training.data import Examples
+from training.data.batches import Examples
 from training.ranker import pairs_of
 
 SMALL = BstConfig(

@@ -13,7 +13,7 @@ from pagoda.text import Tokenizer
 from pagoda.windows import DAY_MS, WindowSpec
 from tests.training import toy
 from tests.training.conftest import MakeExamples
-from training.data import IN_BATCH, Examples, Order, batches, chances, prepare
+from training.data.batches import IN_BATCH, Examples, Order, batches, chances, prepare
 from training.negatives import Negatives, draw
 
 

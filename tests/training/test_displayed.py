@@ -28,13 +28,14 @@ from tests.oracles import metrics as oracle
 from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.small import whole
-from training import displayed, evaluate
-from training.data import Examples
-from training.displayed import GRADES, lists_of
-from training.funnel import Funnel
-from training.judging import judge
+from training import evaluate
+from training.data.batches import Examples
+from training.evaluation import displayed
+from training.evaluation.displayed import GRADES, lists_of
+from training.evaluation.funnel import Funnel
+from training.evaluation.judging import judge
+from training.evaluation.trial import Trial
 from training.labels import Labels
-from training.trial import Trial
 from training.vectors import encode_items
 
 SEARCHES = 5

@@ -24,11 +24,11 @@ from pagoda.models.mgdspr import MgdsprConfig
 from pagoda.schemas import EVENTS
 from pagoda.settings import Settings
 from tests.conftest import Home
-from training import splits
 from training import train as training
+from training.data import splits
+from training.data.lines import displayed, judged_span, lines
 from training.evaluate import judge_bundle
 from training.inputs import Plan, plan
-from training.lines import displayed, judged_span, lines
 from training.loop_config import LoopConfig
 from training.recipes import recipe
 

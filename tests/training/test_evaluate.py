@@ -32,19 +32,20 @@ from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.small import MGDSPR, built
 from tests.training.test_bst import SMALL as BST
-from training import evaluate, judging, same_category, scores
-from training.channels import Channels
-from training.data import Examples
-from training.funnel import Funnel
-from training.graded import JudgedPairs
-from training.intervals import intervals
-from training.judging import judge
+from training import evaluate
+from training.data.batches import Examples
+from training.evaluation import judging, same_category, scores
+from training.evaluation.channels import Channels
+from training.evaluation.funnel import Funnel
+from training.evaluation.graded import JudgedPairs
+from training.evaluation.intervals import intervals
+from training.evaluation.judging import judge
+from training.evaluation.metrics import MISSED
+from training.evaluation.row_sets import row_sets
+from training.evaluation.same_category import SameCategory
+from training.evaluation.scores import TargetRanks
+from training.evaluation.trial import Trial
 from training.labels import Labels
-from training.metrics import MISSED
-from training.row_sets import row_sets
-from training.same_category import SameCategory
-from training.scores import TargetRanks
-from training.trial import Trial
 from training.vectors import encode_items
 
 WEEK_MS = toy.T0

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from pagoda.models.catalogue import Catalogue
-from training.data import Examples, batches
+from training.data.batches import Examples, batches
 from training.frequency import EstimatedChances, Frequency, FrequencyConfig
 from training.loop_config import LoopConfig
 from training.negatives import Negatives

@@ -15,12 +15,13 @@ from tests.oracles.metrics import ranking
 from tests.training import toy
 from tests.training.test_bst import SMALL
 from tests.training.test_bst import built as built_bst
-from training import baselines, ranker, scores
-from training.baselines import TextIndex
-from training.channels import Channels, Orders
-from training.data import Examples
-from training.funnel import Funnel, gains, passed
-from training.trial import Trial
+from training import ranker
+from training.data.batches import Examples
+from training.evaluation import baselines, scores
+from training.evaluation.baselines import TextIndex
+from training.evaluation.channels import Channels, Orders
+from training.evaluation.funnel import Funnel, gains, passed
+from training.evaluation.trial import Trial
 
 POOL = 9
 ORDERS = st.permutations(range(POOL))

@@ -15,12 +15,12 @@ from pagoda.windows import DAY_MS
 from tests.oracles import graded as oracle
 from tests.oracles.metrics import ranking
 from tests.training import toy
-from training import scores
-from training.data import Examples
-from training.graded import JudgedPairs, judged_gains
+from training.data.batches import Examples
+from training.evaluation import scores
+from training.evaluation.graded import JudgedPairs, judged_gains
+from training.evaluation.metrics import KS
+from training.evaluation.trial import Trial
 from training.labels import Labels
-from training.metrics import KS
-from training.trial import Trial
 
 
 @settings(deadline=None)

@@ -16,11 +16,11 @@ from pagoda.text import Tokenizer
 from tests.oracles import held_out as oracle
 from tests.training import toy
 from tests.training.conftest import MakeExamples
-from training import unseen
-from training.data import Examples
-from training.judging import judge
-from training.metrics import gains
-from training.trial import Trial
+from training.data.batches import Examples
+from training.evaluation import unseen
+from training.evaluation.judging import judge
+from training.evaluation.metrics import gains
+from training.evaluation.trial import Trial
 from training.vectors import encode_items
 
 CONFIG = MgdsprConfig(width=16, attribute_width=8, heads=2, query="last_item")

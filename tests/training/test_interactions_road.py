@@ -25,12 +25,12 @@ from pagoda.settings import Settings
 from tests.conftest import Home
 from tests.training.small import SMALL, temperature
 from training import train as training
+from training.data.lines import Span, judged_span, lines
+from training.data.splits import PARTS, lines_of
 from training.evaluate import judge_bundle
 from training.inputs import Plan, plan
-from training.lines import Span, judged_span, lines
 from training.loop_config import LoopConfig
 from training.recipes import recipe
-from training.splits import PARTS, lines_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

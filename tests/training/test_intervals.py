@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.oracles import metrics as oracle
-from training.intervals import DRAWS, draws, intervals, means
+from training.evaluation.intervals import DRAWS, draws, intervals, means
 
 # (user, gain) of each line; two users at least.
 LINES = st.lists(

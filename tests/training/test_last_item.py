@@ -21,7 +21,7 @@ from pagoda.text import Tokenizer
 from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.small import built, whole
-from training.data import Examples
+from training.data.batches import Examples
 from training.loop import train
 from training.loop_config import LoopConfig
 

@@ -22,7 +22,7 @@ from pagoda.schemas import ACTIONS
 from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.small import EACH, MGDSPR, YOUTUBE_DNN, ZAM, temperature
-from training.data import Examples, batches
+from training.data.batches import Examples, batches
 from training.frequency import FrequencyConfig
 from training.loop import Step, train
 from training.loop_config import Finish, LoopConfig, Rewards

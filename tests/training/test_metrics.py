@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from pagoda.text import units_of
 from tests.oracles import metrics as oracle
-from training import baselines
-from training.metrics import MISSED, gains, ranks_of
+from training.evaluation import baselines
+from training.evaluation.metrics import MISSED, gains, ranks_of
 
 SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 WORDS = ("milk", "tea", "green", "soap")

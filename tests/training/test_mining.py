@@ -9,7 +9,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
 from tests.oracles import mining as oracle
 from tests.training.small import MGDSPR, built
-from training.data import Examples
+from training.data.batches import Examples
 from training.mining import Mined, ranked
 from training.negatives import Negatives
 from training.vectors import encode_items, encode_lines

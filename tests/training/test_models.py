@@ -33,7 +33,7 @@ from tests.training.small import (
     vectors,
     whole,
 )
-from training.data import Examples
+from training.data.batches import Examples
 
 
 @EACH

@@ -26,7 +26,7 @@ from pagoda.windows import LONG_TERM_ACTIONS
 from tests.oracles import losses as oracle
 from tests.training import toy
 from tests.training.conftest import MakeExamples
-from training.data import Batch, Examples, batches
+from training.data.batches import Batch, Examples, batches
 from training.loop_config import LoopConfig
 from training.losses import Mix
 from training.negatives import (

@@ -20,7 +20,7 @@ from pagoda.models.towers import Config
 from tests.training.card import CARD, Card
 from tests.training.small import MGDSPR, SMALL, built
 from tests.training.test_loop import EVERYTHING, FINISHED, HINGE, STREAM, stopped_and_resumed
-from training.data import Examples
+from training.data.batches import Examples
 from training.loop import train
 from training.loop_config import LoopConfig
 from training.vectors import encode_items, encode_lines

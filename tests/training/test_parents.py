@@ -36,10 +36,10 @@ from pagoda.windows import WindowSpec
 from tests.training import toy
 from tests.training.small import EACH, SMALL
 from training import train as training
-from training.data import Examples
+from training.data.batches import Examples
+from training.data.lines import Span, Week
 from training.frequency import FrequencyConfig
 from training.inputs import plan
-from training.lines import Span, Week
 from training.loop import train
 from training.loop_config import LoopConfig
 from training.negatives import Negatives

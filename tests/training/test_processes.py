@@ -28,7 +28,7 @@ from pagoda.models.towers import Config
 from pagoda.settings import PROJECT_ROOT
 from tests.training.small import MGDSPR, SMALL
 from training import processes
-from training.data import Examples
+from training.data.batches import Examples
 from training.frequency import FrequencyConfig
 from training.loop import Step, train
 from training.loop_config import LoopConfig, Rewards

@@ -25,9 +25,9 @@ from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.test_bst import SMALL
 from training import ranker
-from training.data import Examples
+from training.data.batches import Examples
 from training.evaluate import judge_bundle
-from training.funnel import ROWS, Funnel
+from training.evaluation.funnel import ROWS, Funnel
 from training.optimisers import AdagradConfig
 from training.ranker import RankerConfig, drawn_pairs, pairs_of, train, train_ranker
 

@@ -32,10 +32,12 @@ from pagoda.windows import DAY_MS
 from tests.oracles import relevance as oracle
 from tests.training import judged_shop, shop, toy
 from tests.training.small import MGDSPR, built
-from training import evaluate, p_good, relevance, scores
-from training.channels import Channels
-from training.data import Examples
-from training.judging import judge as judge_all
+from training import evaluate, relevance
+from training.data.batches import Examples
+from training.evaluation import p_good, scores
+from training.evaluation.channels import Channels
+from training.evaluation.judging import judge as judge_all
+from training.evaluation.trial import Trial
 from training.mismatches import KINDS, LABELLED, RANDOM, Pair, Swaps, pairs
 from training.relevance import (
     IN_COMMON,
@@ -47,7 +49,6 @@ from training.relevance import (
     parts,
     train,
 )
-from training.trial import Trial
 from training.vectors import encode_items
 
 ITEMS = toy.items().sort_by("item_key")

@@ -28,8 +28,8 @@ from pagoda.schemas import SEARCHES
 from pagoda.settings import Settings
 from tests.conftest import Home
 from tests.training import shop as shops
-from training.intervals import intervals
-from training.lines import Span
+from training.data.lines import Span
+from training.evaluation.intervals import intervals
 from training.recipes import seeded
 from training.reproduce import homes, record
 from training.reproduce.claims import CLAIMS, verdict

@@ -23,7 +23,8 @@ from tests.training import toy
 from tests.training.card import CARD, Card
 from tests.training.small import MGDSPR, built
 from training import loop
-from training.data import Examples
+from training.data.batches import Examples
+from training.evaluation.trial import Trial
 from training.reproduce import findings, record, report, runs, tables
 from training.reproduce.attention import attended, related
 from training.reproduce.charts import pareto
@@ -42,7 +43,6 @@ from training.reproduce.variants import (
     TAUS,
     VARIANTS,
 )
-from training.trial import Trial
 from training.vectors import encode_items, encode_lines
 
 CPU = torch.device("cpu")

@@ -15,12 +15,12 @@ from pagoda.models.catalogue import Catalogue
 from tests.oracles import metrics as oracle
 from tests.oracles.row_sets import Event, Line, sets_of
 from tests.training import toy
-from training import row_sets as under_test
-from training.data import Examples
-from training.judging import metrics
-from training.metrics import MISSED
-from training.row_sets import row_sets
-from training.trial import Trial
+from training.data.batches import Examples
+from training.evaluation import row_sets as under_test
+from training.evaluation.judging import metrics
+from training.evaluation.metrics import MISSED
+from training.evaluation.row_sets import row_sets
+from training.evaluation.trial import Trial
 
 HOUR_MS = 3_600_000
 STARTS_MS = toy.T0

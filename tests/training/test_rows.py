@@ -15,8 +15,8 @@ from pagoda.schemas import BUILT_DAYS
 from pagoda.windows import WindowSpec
 from tests.conftest import Home
 from tests.training import toy
-from training import rows
-from training.lines import Span
+from training.data import rows
+from training.data.lines import Span
 
 
 def test_only_the_rows_of_the_lines_requests_are_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pagoda.models.tables import Sizes
 from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.small import SASREC, built, whole
-from training.data import Examples
+from training.data.batches import Examples
 
 TWO_HEADS = replace(SASREC, heads=2)
 BOTH_WAYS = replace(SASREC, causal=False)

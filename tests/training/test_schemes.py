@@ -20,7 +20,7 @@ from pagoda.models.tables import Hashed, Schemes, Sizes, Table
 from pagoda.models.towers import Config
 from tests.training import toy
 from tests.training.small import EACH, YOUTUBE_DNN, built
-from training.data import Examples
+from training.data.batches import Examples
 from training.loop import train
 from training.loop_config import LoopConfig
 

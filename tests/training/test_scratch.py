@@ -9,13 +9,13 @@ import pytest
 
 from pagoda.errors import Conflict
 from tests.conftest import Home
-from training import scratch
+from training.data import scratch
 
 _HOLDS = """
 import sys
 from pathlib import Path
 from pagoda.settings import load
-from training import scratch
+from training.data import scratch
 
 with scratch.held(load(home=Path(sys.argv[1])), "train-x") as folder:
     print(folder, flush=True)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.oracles import held_out as oracle
-from training import unseen
-from training.metrics import MISSED, gains
-from training.splits import PARTS, leave_last_out
+from training.data.splits import PARTS, leave_last_out
+from training.evaluation import unseen
+from training.evaluation.metrics import MISSED, gains
 
 GAMES = Path(__file__).parents[3] / "shared" / "data" / "amazon_videogames" / "Video.txt.gz"
 

@@ -29,12 +29,10 @@ from pagoda.windows import WindowSpec
 from tests.conftest import Home
 from tests.training import toy
 from tests.training.shop import FIRST, LAST, TEST, bought, fill, line, smoke, write
-from training import rows
 from training import train as training
-from training.bundle_rows import bundle_of
-from training.evaluate import judge_bundle
-from training.inputs import plan
-from training.lines import (
+from training.data import rows
+from training.data.bundle_rows import bundle_of
+from training.data.lines import (
     LINE_COLUMNS,
     SHOWN_COLUMNS,
     Span,
@@ -43,6 +41,8 @@ from training.lines import (
     not_taken,
     of_items,
 )
+from training.evaluate import judge_bundle
+from training.inputs import plan
 from training.negatives import Negatives
 from training.recipes import recipe
 

@@ -15,9 +15,9 @@ from pagoda.models.zam import Zam, ZamConfig
 from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.small import MGDSPR, ZAM, built, whole
-from training import zero_share
-from training.data import Examples
-from training.trial import Trial
+from training.data.batches import Examples
+from training.evaluation import zero_share
+from training.evaluation.trial import Trial
 
 AEM = replace(ZAM, zero=False)
 

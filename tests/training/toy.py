@@ -133,7 +133,7 @@ def baskets(count: int, *, users: int = 12, seed: int = 0) -> list[Basket]:
 
 
 def record_batch(made: list[Basket]) -> pa.RecordBatch:
-    """The baskets' feature rows in the form that `training.rows` fetches."""
+    """The baskets' feature rows in the form that `training.data.rows` fetches."""
     rows = []
     for basket in made:
         features = feature_rows(basket.user, basket.at_ms, clicks=basket.clicks)
@@ -157,7 +157,7 @@ def record_batch(made: list[Basket]) -> pa.RecordBatch:
 
 
 def lines(made: list[Basket]) -> list[dict[str, Any]]:
-    """The baskets' lines, with the columns of `training.lines.LINE_COLUMNS`."""
+    """The baskets' lines, with the columns of `training.data.lines.LINE_COLUMNS`."""
     return [
         {
             "user_key": key_of("user", basket.user),
@@ -172,7 +172,7 @@ def lines(made: list[Basket]) -> list[dict[str, Any]]:
 
 
 def not_taken(made: list[Basket]) -> list[dict[str, Any]]:
-    """What the baskets' searches showed, with the columns of `training.lines.SHOWN_COLUMNS`.
+    """What the baskets' searches showed, with the columns of `training.data.lines.SHOWN_COLUMNS`.
 
     None, one or five items, some of them taken in another search of the basket.
     """

@@ -2,7 +2,7 @@
 
     feature tables, requests.parquet -> rows, a Parquet folder: user_key, t_ms, view__column ...
 
-`pagoda` is `training.rows.fetch` as training runs it; `feast` the same with Feast's own Spark
+`pagoda` is `training.data.rows.fetch` as training runs it; `feast` the same with Feast's own Spark
 store. An as-of join knows one time, the rule two (a row's own, and when it was known): the peers
 first drop every row that a newer one had overtaken before it was known.
 """
@@ -26,8 +26,8 @@ from pagoda.contest import MEMORY_LIMIT, duckdb_config, files
 from pagoda.settings import Settings
 from pagoda.watch import measured
 from pagoda.windows import DAY_MS
-from training import rows
 from training.bench.made_rows import SERVICE
+from training.data import rows
 
 app = typer.Typer(add_completion=False, help="One contestant of `pagoda bench pit`.")
 

@@ -28,7 +28,7 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import ItemBatch, UserBatch
 from pagoda.watch import Watch, measured
 from training.bench.ways import LINES, Kind, built, catalogue, examples, first, loop_of, timed
-from training.data import Examples
+from training.data.batches import Examples
 from training.loop import Step, train
 from training.loop_config import LoopConfig, Precision
 from training.losses import sampled_softmax

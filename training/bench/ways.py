@@ -49,10 +49,10 @@ from pagoda.schemas import ACTIONS
 from pagoda.text import Tokenizer
 from pagoda.watch import measured
 from pagoda.windows import LONG_TERM_ACTIONS
-from training import data, losses, optimisers
+from training import losses, optimisers
 from training.bench import sequences
 from training.bench.sequences import Samples
-from training.data import Batch, Examples
+from training.data.batches import Batch, Examples, batches
 from training.loop import train
 from training.loop_config import LoopConfig, Precision
 from training.optimisers import AdagradConfig
@@ -138,7 +138,7 @@ def main(
 def timed(
     seconds: list[float], clock: Callable[[], float] = time.process_time
 ) -> Callable[..., Iterator[Batch]]:
-    """`training.data.batches` that appends the time of each batch, titles asked for included.
+    """`training.data.batches` with a clock: the time of each batch, titles asked for included.
 
     It takes its place while the bench runs: the loop itself has no reason to time anything.
     """
@@ -153,8 +153,8 @@ def timed(
         uncompiled = torch.compiler.disable(asked)  # type: ignore[no-untyped-call]
         return replace(items, title_words=partial(uncompiled, items.title_words))
 
-    def batches(*given: Any, **named: Any) -> Iterator[Batch]:
-        coming = data.batches(*given, **named)
+    def clocked(*given: Any, **named: Any) -> Iterator[Batch]:
+        coming = batches(*given, **named)
         began = clock()
         for batch in coming:
             seconds.append(clock() - began)
@@ -162,7 +162,7 @@ def timed(
             yield replace(batch, items=with_clock(batch.items), user=user)
             began = clock()
 
-    return batches
+    return clocked
 
 
 def shares(profiler: cProfile.Profile) -> dict[str, float]:

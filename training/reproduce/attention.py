@@ -25,8 +25,8 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import Numbers, Padded, UserBatch
 from pagoda.models.mgdspr import Mgdspr
 from pagoda.models.parts import attention_weights, sequence_mean
-from training.data import Examples
-from training.zero_share import related
+from training.data.batches import Examples
+from training.evaluation.zero_share import related
 
 _REQUESTS_PER_PASS = 64
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pagoda.errors import NothingToDo
-from training.intervals import intervals
+from training.evaluation.intervals import intervals
 from training.reproduce import record
 from training.reproduce.plan import Part
 from training.reproduce.record import GroundRecord, RunRecord

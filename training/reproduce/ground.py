@@ -27,16 +27,17 @@ from pagoda.models.catalogue import Catalogue
 from pagoda.models.tables import Sizes
 from pagoda.schemas import SEARCHES
 from pagoda.settings import Settings
-from training import judging, rows, splits
-from training.data import Examples, prepare
+from training.data import rows, splits
+from training.data.batches import Examples, prepare
+from training.data.lines import events_before
+from training.evaluation import judging
+from training.evaluation.metrics import MISSED, Ranks
+from training.evaluation.row_sets import row_sets
+from training.evaluation.trial import Trial
 from training.inputs import Inputs, inputs_of, plan, require_same_features
-from training.lines import events_before
-from training.metrics import MISSED, Ranks
 from training.recipes import Recipe
 from training.reproduce.plan import Part
 from training.reproduce.record import Facts, GroundRecord
-from training.row_sets import row_sets
-from training.trial import Trial
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -19,9 +19,9 @@ from pagoda import features, private_home
 from pagoda.console import people
 from pagoda.errors import InputError
 from pagoda.settings import PROJECT_ROOT, Settings
-from training import rows
+from training.data import rows
+from training.data.lines import Span
 from training.inputs import plan
-from training.lines import Span
 from training.reproduce.ground import SIMULATION
 from training.reproduce.plan import Part, Size
 

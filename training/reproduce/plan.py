@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pagoda.errors import InputError
-from training.lines import Week
+from training.data.lines import Week
 from training.recipes import Recipe
 from training.reproduce.variants import (
     BASE,

@@ -29,8 +29,11 @@ from pagoda.console import run as run_app
 from pagoda.errors import Conflict
 from pagoda.models.base import TwoTowers
 from pagoda.models.mgdspr import Mgdspr
-from training import devices, loop, negatives, scores, scratch
-from training.metrics import ranks_of
+from training import devices, loop, negatives
+from training.data import scratch
+from training.evaluation import scores
+from training.evaluation.metrics import ranks_of
+from training.evaluation.scores import Columns
 from training.recipes import Recipe, seeded
 from training.reproduce import ground as grounds
 from training.reproduce import plan, record
@@ -39,7 +42,6 @@ from training.reproduce.ground import KS, Ground, listed
 from training.reproduce.plan import Part
 from training.reproduce.record import RunRecord, ZeroShare
 from training.reproduce.variants import BASE, HINGE, SOFTMAX
-from training.scores import Columns
 from training.vectors import encode_items, encode_lines
 
 TRACED = (BASE.name, SOFTMAX, HINGE)  # whose recall is measured while they learn

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from training.trial import Trial
+from training.evaluation.trial import Trial
 
 NARROW, BROAD = 100, 1_000  # candidates that hold the query's words: the k of recall they fit into
 

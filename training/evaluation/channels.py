@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from training import baselines, negatives
-from training.metrics import KS, Gains
-from training.scores import Columns, Scores
-from training.trial import Trial
+from training import negatives
+from training.evaluation import baselines
+from training.evaluation.metrics import KS, Gains
+from training.evaluation.scores import Columns, Scores
+from training.evaluation.trial import Trial
 
 LINES = 200
 FIRST = max(KS)
@@ -41,7 +42,7 @@ class Channels:
         self.orders: dict[int, Orders] = {}
 
     def read(self, lines: Columns, score_BN: Scores) -> None:
-        """As `training.scores.Reader` has it."""
+        """As `training.evaluation.scores.Reader` has it."""
         trial = self._trial
         for at in np.flatnonzero(np.isin(lines, self._drawn)):
             line = int(lines[at])

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pagoda.text import units_of
-from training.metrics import MISSED, Ranks
+from training.evaluation.metrics import MISSED, Ranks
 
 _K1, _B = 1.2, 0.75  # Robertson & Zaragoza, 2009: the usual choice
 

@@ -18,12 +18,12 @@ import numpy.typing as npt
 from pagoda.bundle import Metric
 from pagoda.errors import NothingToDo
 from pagoda.ids import keys_of
-from training.intervals import intervals
+from training.data.lines import Week
+from training.evaluation.intervals import intervals
+from training.evaluation.metrics import KS, Gains, Ranks
+from training.evaluation.scores import Columns, Scores
+from training.evaluation.trial import Trial
 from training.labels import Labels
-from training.lines import Week
-from training.metrics import KS, Gains, Ranks
-from training.scores import Columns, Scores
-from training.trial import Trial
 
 ROWS = "labelled queries"
 
@@ -55,7 +55,7 @@ class JudgedPairs:
         self._trial = trial
 
     def read(self, lines: Columns, score_BN: Scores) -> None:
-        """As `training.scores.Reader` has it."""
+        """As `training.evaluation.scores.Reader` has it."""
         starts, ends = (self.line_P.searchsorted(lines, side) for side in ("left", "right"))
         for at in np.flatnonzero(starts < ends):
             rank_N = np.empty(score_BN.shape[1], np.int64)

@@ -24,11 +24,12 @@ import numpy as np
 from pagoda.models.bst import Bst
 from pagoda.shelf import Mask, Shelf
 from pagoda.understanding import Vocabulary, control, satisfying
-from training import channels, ranker
-from training.channels import Measured, Orders
-from training.metrics import Gains
-from training.scores import Columns, Scores
-from training.trial import Trial
+from training import ranker
+from training.evaluation import channels
+from training.evaluation.channels import Measured, Orders
+from training.evaluation.metrics import Gains
+from training.evaluation.scores import Columns, Scores
+from training.evaluation.trial import Trial
 
 ROWS = "drawn lines"
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from training import scores, unseen
-from training.metrics import Ranks
-from training.scores import Scored
-from training.trial import Trial
-from training.unseen import UnseenRanks
+from training.evaluation import scores, unseen
+from training.evaluation.metrics import Ranks
+from training.evaluation.scores import Scored
+from training.evaluation.trial import Trial
+from training.evaluation.unseen import UnseenRanks
 
 _LINES_PER_PASS = 64
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from training.metrics import MISSED, Ranks, ranks_of
-from training.scores import Columns, Scores
+from training.evaluation.metrics import MISSED, Ranks, ranks_of
+from training.evaluation.scores import Columns, Scores
 
 DRAWN = 100
 NOT_DRAWN = -1
@@ -45,7 +45,7 @@ class UnseenRanks:
         }
 
     def read(self, lines: Columns, score_BN: Scores) -> None:
-        """As `training.scores.Reader` has it."""
+        """As `training.evaluation.scores.Reader` has it."""
         target_B = self.target_B[lines]
         owned = [self.owned[line] for line in lines]
         self._all_B[lines] = among_unseen(score_BN, owned, target_B)

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import polars as pl
 
 from pagoda.models.catalogue import Catalogue
-from training.baselines import TextIndex
-from training.data import Examples
+from training.data.batches import Examples
+from training.evaluation.baselines import TextIndex
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,8 +30,8 @@ class Trial:
             anything about its user, only those before what is judged (`past`) about items.
         starts_ms: where the week begins. None: each user has one line, and what is judged of a
             user begins there.
-        displayed: what the searches displayed, as `training.lines.displayed` has it, where that is
-            to be ranked instead of all candidates.
+        displayed: what the searches displayed, as `training.data.lines.displayed` has it, where
+            that is to be ranked instead of all candidates.
     """
 
     examples: Examples

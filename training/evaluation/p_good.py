@@ -1,7 +1,7 @@
 """`P_good@K`: which share of every method's first K a relevance model finds relevant to the query.
 
 The model (`pagoda.relevance`) judges every candidate among the first K, where people's labels say
-something of a few (`training.graded`). It is asked of drawn lines, for it takes its time.
+something of a few (`graded`, beside this). It is asked of drawn lines, for it takes its time.
 
 Source: Li et al., KDD 2021, section 4.
 
@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from pagoda.relevance import Judge
-from training import channels
-from training.channels import Measured, Orders
-from training.metrics import KS, Gains
-from training.scores import Columns
-from training.trial import Trial
+from training.evaluation import channels
+from training.evaluation.channels import Measured, Orders
+from training.evaluation.metrics import KS, Gains
+from training.evaluation.scores import Columns
+from training.evaluation.trial import Trial
 
 ROWS = "drawn lines, by model"
 

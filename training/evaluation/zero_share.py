@@ -17,9 +17,9 @@ from torch.nn import functional
 from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import Padded, UserBatch
 from pagoda.models.zam import Zam
-from training.metrics import Gains
-from training.scores import Columns
-from training.trial import Trial
+from training.evaluation.metrics import Gains
+from training.evaluation.scores import Columns
+from training.evaluation.trial import Trial
 from training.vectors import of_lines
 
 METRIC = "zero share"

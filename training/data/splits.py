@@ -6,7 +6,7 @@ validates are left out: they would tell its basket. Users with fewer than three 
 Source: Kang & McAuley, ICDM 2018 (SASRec), section IV.
 
 Displayed: it is days that decide, and what is judged is the order of what the searches of these
-days displayed (`training.displayed`).
+days displayed (`training.evaluation.displayed`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import polars as pl
 from pagoda.dataset import Dataset
 from pagoda.errors import NothingToDo
 from pagoda.settings import Settings
-from training import lines
-from training.lines import Snapshots, Span
+from training.data import lines
+from training.data.lines import Snapshots, Span
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from pagoda.console import watched
 from pagoda.models.base import TwoTowers
-from training.metrics import ranks_of
-from training.trial import Trial
+from training.evaluation.metrics import ranks_of
+from training.evaluation.trial import Trial
 from training.vectors import encode_lines
 
 _SCORES_PER_PASS = 50_000_000

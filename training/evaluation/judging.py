@@ -16,19 +16,27 @@ from pagoda.errors import InputError
 from pagoda.metric_table import DISPLAYED
 from pagoda.models.base import TwoTowers
 from pagoda.relevance import Judge
-from training import baselines, displayed, held_out, p_good, same_category, scores, zero_share
-from training import funnel as funnels
-from training.channels import Channels
-from training.funnel import Funnel
-from training.graded import JudgedPairs
-from training.intervals import intervals
+from training.data.lines import Week
+from training.evaluation import (
+    baselines,
+    displayed,
+    held_out,
+    p_good,
+    same_category,
+    scores,
+    zero_share,
+)
+from training.evaluation import funnel as funnels
+from training.evaluation.channels import Channels
+from training.evaluation.funnel import Funnel
+from training.evaluation.graded import JudgedPairs
+from training.evaluation.intervals import intervals
+from training.evaluation.metrics import Gains, Ranks, gains
+from training.evaluation.row_sets import row_sets
+from training.evaluation.same_category import SameCategory
+from training.evaluation.scores import Columns, TargetRanks
+from training.evaluation.trial import Trial
 from training.labels import Labels
-from training.lines import Week
-from training.metrics import Gains, Ranks, gains
-from training.row_sets import row_sets
-from training.same_category import SameCategory
-from training.scores import Columns, TargetRanks
-from training.trial import Trial
 
 _CANDIDATES_PER_PASS = 100_000
 

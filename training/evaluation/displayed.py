@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from training.metrics import Gains
-from training.trial import Trial
+from training.evaluation.metrics import Gains
+from training.evaluation.trial import Trial
 
 GRADES = {"impression": 0, "click": 1, "collect": 2, "cart": 2, "buy": 3}
 NDCG_AT = 10

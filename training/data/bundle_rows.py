@@ -19,9 +19,9 @@ from pagoda.errors import InputError
 from pagoda.features import USER_STATS
 from pagoda.forgotten import copying
 from pagoda.settings import Settings
-from training import rows
-from training.data import Examples, prepare
-from training.lines import Span
+from training.data import rows
+from training.data.batches import Examples, prepare
+from training.data.lines import Span
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -66,7 +66,7 @@ def examples_of(
     They lie in files that go when the block ends.
 
     Args:
-        lines, not_taken: as `training.data.prepare` takes them.
+        lines, not_taken: as `training.data.batches.prepare` takes them.
         session: a Spark session to use for Feast's join, else one is started for it.
 
     Raises: InputError if features of these days were not built.

@@ -28,7 +28,7 @@ from pagoda.features import Service, View
 from pagoda.schemas import BUILT_DAYS
 from pagoda.settings import Settings
 from pagoda.windows import WindowSpec
-from training.lines import Snapshots, Span
+from training.data.lines import Snapshots, Span
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -316,9 +316,9 @@ def prepare(
     Args:
         rows: `user_key`, `t_ms` and feature columns `view__column`; one row a request, in any
             order.
-        lines: `training.lines.LINE_COLUMNS`.
+        lines: `training.data.lines.LINE_COLUMNS`.
         stats: the user statistics among the columns, in the service's order.
-        not_taken: `training.lines.SHOWN_COLUMNS`, if negatives are drawn from them.
+        not_taken: `training.data.lines.SHOWN_COLUMNS`, if negatives are drawn from them.
     Raises: ValueError if a line has no row or two rows are of one request.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from training.metrics import Gains
-from training.scores import Columns, Scores
-from training.trial import Trial
+from training.evaluation.metrics import Gains
+from training.evaluation.scores import Columns, Scores
+from training.evaluation.trial import Trial
 
 ROWS = "all, by category"
 KS = (10, 100)
