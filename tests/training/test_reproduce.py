@@ -32,7 +32,7 @@ from training.data.lines import Span
 from training.evaluation.intervals import intervals
 from training.recipes import seeded
 from training.reproduce import homes, record
-from training.reproduce.claims import CLAIMS, verdict
+from training.reproduce.claims import CLAIMS, answer, verdict
 from training.reproduce.findings import Found, Value
 from training.reproduce.ground import drawn, latest, truth
 from training.reproduce.plan import FULL, SIZES, SMALL, chosen
@@ -42,7 +42,11 @@ from training.reproduce.variants import (
     ALPHAS,
     BASE,
     BASELINE,
+    CORRECTED,
+    CORRECTED_ALPHAS,
     HINGE,
+    PLAIN,
+    PLAIN_BASELINE,
     TAUS,
     VARIANTS,
     fingerprint,
@@ -77,6 +81,13 @@ DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
     "with user statistics": {"model.stats": True},
     "without log q": {"loop.log_q": "off"},
     "negatives of the pool": {
+        "loop.log_q": "off",
+        "loop.negatives.batch": False,
+        "loop.negatives.uniform": 2048,
+    },
+    "without i_mix and log q": {"loop.mix": None, "loop.log_q": "off"},
+    "of the pool, without tau": {
+        "loop.temperature": 1.0,
         "loop.log_q": "off",
         "loop.negatives.batch": False,
         "loop.negatives.uniform": 2048,
@@ -128,7 +139,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != BASELINE])
+@pytest.mark.parametrize("name", VARIANTS.keys() - {BASELINE, PLAIN_BASELINE})
 def test_a_variant_differs_from_the_base_in_what_its_name_says_and_nothing_else(name: str) -> None:
     base, of = _flat(as_json(BASE)), _flat(as_json(VARIANTS[name]))
     found = {key: of.get(key) for key in base.keys() | of.keys() if of.get(key) != base.get(key)}
@@ -141,7 +152,9 @@ def test_a_variant_differs_from_the_base_in_what_its_name_says_and_nothing_else(
 
 def test_the_baseline_differs_in_its_model_alone() -> None:
     assert replace(VARIANTS[BASELINE], model=BASE.model) == BASE
-    assert not isinstance(VARIANTS[BASELINE].model, MgdsprConfig)
+    assert replace(VARIANTS[PLAIN_BASELINE], model=BASE.model) == VARIANTS[PLAIN]
+    for name in (BASELINE, PLAIN_BASELINE):
+        assert not isinstance(VARIANTS[name].model, MgdsprConfig)
 
 
 def test_the_base_is_the_papers_form() -> None:
@@ -156,8 +169,11 @@ def test_sweeps_name_the_variants_with_those_values() -> None:
     assert all(VARIANTS[name].loop.temperature == tau for tau, name in TAUS.items())
     for label, name in ALPHAS.items():
         mix = VARIANTS[name].loop.mix
-        told = "none" if mix is None else "–".join(dict.fromkeys((f"{mix.low:g}", f"{mix.high:g}")))
-        assert told == label
+        assert (label == "none") == (mix is None)
+    for label, name in [*ALPHAS.items(), *CORRECTED_ALPHAS.items()]:
+        if mix := VARIANTS[name].loop.mix:
+            assert label == "–".join(dict.fromkeys((f"{mix.low:g}", f"{mix.high:g}")))
+            assert mix.corrected == (name in CORRECTED)
 
 
 def test_every_run_has_a_file_of_its_own(tmp_path: Path) -> None:
@@ -363,6 +379,25 @@ def test_a_difference_is_found_if_all_seeds_and_the_interval_say_so(
     assert verdict("up", value.direction) == {
         "up": "agrees", "down": "says otherwise", "within noise": "within noise",
     }[direction]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("relevance", "told"), [("P_good", "agrees"), ("category precision", None)]
+)
+def test_only_labels_of_relevance_say_whether_results_are_relevant(
+    relevance: str, told: str | None
+) -> None:
+    pair = (BASE.name, BASELINE)
+    made = _found(
+        dict(zip(pair, ([[0] * 6] * 2, [[-1] * 6] * 2), strict=True)),
+        dict(zip(pair, ([[90] * 6] * 2, [[10] * 6] * 2), strict=True)),
+    )
+    found = replace(made, ground=made.ground.model_copy(update={"relevance": relevance}))
+    recall, relevant = (answer(found, claim) for claim in CLAIMS if claim.pair == pair)
+    assert recall
+    assert relevant
+    assert (recall.verdict, relevant.verdict) == ("agrees", told)
+    assert relevant.difference.mean == pytest.approx(0.8)
 
 
 def test_the_hinge_is_compared_with_a_softmax_without_mixed_negatives() -> None:

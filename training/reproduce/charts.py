@@ -13,7 +13,16 @@ from training.reproduce.ground import MEANT
 from training.reproduce.plots import Point, Series, chart
 from training.reproduce.record import RunRecord
 from training.reproduce.runs import TRACED
-from training.reproduce.variants import ALPHAS, BASE, BASELINE, HINGE, LEAVE_ONE_OUT, SOFTMAX, TAUS
+from training.reproduce.variants import (
+    ALPHAS,
+    BASE,
+    BASELINE,
+    CORRECTED_ALPHAS,
+    HINGE,
+    LEAVE_ONE_OUT,
+    SOFTMAX,
+    TAUS,
+)
 
 _LOSSES = (BASE.name, BASELINE, "without mgs", "without trm", SOFTMAX)
 
@@ -26,7 +35,12 @@ def pareto(found: Found) -> Markup:
         for alpha, name in ALPHAS.items()
         if name in found.runs
     }
-    swept = {"τ varies": taus, "α of I_mix varies": alphas}
+    corrected = {
+        f"α={alpha}, corrected": name
+        for alpha, name in CORRECTED_ALPHAS.items()
+        if name in found.runs
+    }
+    swept = {"τ varies": taus, "α of I_mix varies": alphas, "α, corrected by log q": corrected}
     swept = {title: names for title, names in swept.items() if len(names) > 2}
     names = {name for labelled in swept.values() for name in labelled.values()}
     recall, relevance = (found.values(names, metric) for metric in (RECALL, RELEVANCE))

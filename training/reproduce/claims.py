@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.reproduce.findings import Direction, Found, Value
+from training.reproduce.ground import P_GOOD
 from training.reproduce.variants import BASE, BASELINE, HINGE, MIX_CORRECTED, SOFTMAX
 
 
@@ -83,11 +84,16 @@ def verdict(expected: Direction, found: Direction) -> Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a part says of a claim; `relative` to what the model without has."""
+    """What a part says of a claim.
+
+    Attributes:
+        relative: to what the model without has.
+        verdict: None where the part has no labels of the relevance that the claim is about.
+    """
 
     difference: Value
     relative: float
-    verdict: Verdict
+    verdict: Verdict | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +125,10 @@ def answer(found: Found, claim: Claim) -> Answer | None:
     if not {one, other} <= found.runs.keys():
         return None
     difference = found.differences({"": claim.pair}, claim.metric)[""]
+    judged = claim.metric != RELEVANCE or found.ground.relevance == P_GOOD
     before = found.values([other], claim.metric)[other].mean
     return Answer(
         difference=difference,
         relative=difference.mean / before if before else 0.0,
-        verdict=verdict(claim.expected, difference.direction),
+        verdict=verdict(claim.expected, difference.direction) if judged else None,
     )

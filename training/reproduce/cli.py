@@ -14,6 +14,7 @@ from pagoda.console import emit_json, emit_table, people, run
 from pagoda.errors import InputError
 from training import devices
 from training.reproduce import findings, homes, report, tasks
+from training.reproduce.claims import Answer
 from training.reproduce.plan import SIZES, Part, chosen
 
 app = typer.Typer(
@@ -103,15 +104,16 @@ def claimed(told: report.Contents) -> list[dict[str, str]]:
         {
             "the paper says": each.claim.says,
             "measure": each.claim.metric.replace("good@", "share on the wanted shelf@"),
-            **{
-                part.part.name: f"{report.signed(one.difference.mean)} {one.verdict}"
-                if (one := each.answers.get(part.part.name))
-                else "–"
-                for part in told.parts
-            },
+            **{part.part.name: _told(each.answers.get(part.part.name)) for part in told.parts},
         }
         for each in told.asked
     ]
+
+
+def _told(one: Answer | None) -> str:
+    if one is None:
+        return "–"
+    return f"{report.signed(one.difference.mean)} {one.verdict or 'not judged'}"
 
 
 def planned(folder: Path, parts: tuple[Part, ...], seeds: int) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ KS = (10, 50, 100)
 SIMULATION = "simulation"  # the folder in a home that holds the files and the truth
 _SETS = ("all", "non-repeats")
 MEANT = "meant clicks"
+P_GOOD = "P_good"  # what relevance is called where it is known
 _LINE = ("user_key", "t_ms", "query")
 
 Mask = npt.NDArray[np.bool_]
@@ -248,7 +249,7 @@ def by_truth(trial: Trial, known: pl.DataFrame) -> Wanted:
     }
     leaf = [number_of.get(value, 0) for value in joined["leaf_category"].to_list()]
     return Wanted(
-        measure="P_good", leaf_B=np.array(leaf, np.int32), meant_B=joined["meant"].to_numpy()
+        measure=P_GOOD, leaf_B=np.array(leaf, np.int32), meant_B=joined["meant"].to_numpy()
     )
 
 

@@ -73,7 +73,16 @@ PLUS_ONE = {
     "bare": without(*FOUR),
     **{f"bare + {name}": without(*(each for each in FOUR if each != name)) for name in FOUR},
 }
-OF_POOL = Negatives(batch=False, uniform=2048)  # the paper's
+# The paper's own loss, and its two pieces there. It has no log q, beside which I_mix weighs little.
+OF_POOL: Mapping[str, Any] = {
+    "negatives": Negatives(batch=False, uniform=2048),
+    "log_q": "off",
+}
+POOLED = {
+    "negatives of the pool": changed(BASE, loop=OF_POOL),
+    "of the pool, without tau": changed(without("tau"), loop=OF_POOL),
+    "of the pool, without i_mix": changed(without("i_mix"), loop=OF_POOL),
+}
 FURTHER = {
     **{f"without row {row}": changed(BASE, model={"drop_rows": (row,)}) for row in QUERY_ROWS},
     "without zero vector": changed(BASE, model={"zero_vector": False}),
@@ -85,10 +94,6 @@ FURTHER = {
     "transformer over titles": changed(BASE, model={"title": "transformer"}),
     "with user statistics": changed(BASE, model={"stats": True}),
     "without log q": changed(BASE, loop={"log_q": "off"}),
-    "negatives of the pool": changed(BASE, loop={"negatives": OF_POOL, "log_q": "off"}),
-    "of the pool, without i_mix": changed(
-        without("i_mix"), loop={"negatives": OF_POOL, "log_q": "off"}
-    ),
     "of each line, without i_mix": changed(
         without("i_mix"), loop={"negatives": Negatives(batch=False, each=16), "log_q": "off"}
     ),
@@ -97,13 +102,17 @@ FURTHER = {
         BASE, loop={"negatives": Negatives(memory=4, memory_after=100)}
     ),
 }
-# The hinge has no I_mix: what it is compared with is the softmax without.
-SOFTMAX, HINGE = "without i_mix", "hinge"
-PAIRWISE = {HINGE: changed(without("i_mix"), loop={"loss": "hinge"})}
+# The hinge has no I_mix: what it is compared with is the softmax without; nor has it log q.
+SOFTMAX, HINGE, PLAIN = "without i_mix", "hinge", "without i_mix and log q"
+PAIRWISE = {
+    HINGE: changed(without("i_mix"), loop={"loss": "hinge"}),
+    PLAIN: changed(without("i_mix"), loop={"log_q": "off"}),
+}
+PLAIN_BASELINE = f"{BASELINE} without i_mix and log q"
 # Sweeps by what is swept, in order; names of variants.
 TAUS = {0.5: "tau 0.5", 1.0: "without tau", 2.0: BASE.name, 4.0: "tau 4", 8.0: "tau 8"}
 ALPHAS = {
-    "none": "without i_mix",
+    "none": SOFTMAX,
     "0": "alpha 0",
     "0.1–0.3": "alpha 0.1–0.3",
     "0.4–0.6": BASE.name,
@@ -121,6 +130,7 @@ CORRECTED = {
     for alpha, low, high in (("0", 0.0, 0.0), ("0.4–0.6", 0.4, 0.6), ("0.7–0.9", 0.7, 0.9))
 }
 MIX_CORRECTED = "alpha 0.4–0.6, corrected"
+CORRECTED_ALPHAS = {alpha: f"alpha {alpha}, corrected" for alpha in ("0", "0.4–0.6", "0.7–0.9")}
 # Whether what the largest temperature loses is a matter of steps: the sweep's ends, four epochs.
 LONGER = {
     f"tau {tau:g}, 4 epochs": changed(BASE, loop={"temperature": tau, "epochs": 4})
@@ -129,9 +139,11 @@ LONGER = {
 VARIANTS: Mapping[str, Recipe] = {
     BASE.name: BASE,
     BASELINE: replace(BASE, model=AlphaDnnConfig()),
+    PLAIN_BASELINE: replace(PAIRWISE[PLAIN], model=AlphaDnnConfig()),
     **LEAVE_ONE_OUT,
     **PLUS_ONE,
     **PAIRWISE,
+    **POOLED,
     **FURTHER,
     **SWEPT,
     **CORRECTED,
