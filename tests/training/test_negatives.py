@@ -56,6 +56,8 @@ SUMS = {
     "uniform + mined": replace(MINED, batch=False, uniform=50),
     "all": replace(MINED, uniform=25, memory=2, memory_after=4, impressed=5),
 }
+# The user by whom lines are drawn: what is popular lies in one direction.
+TRUTH = torch.tensor([2.0, 0.0, 0.0])
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def drawn(tokenizer: Tokenizer) -> tuple[Examples, torch.Tensor]:
     """
     dice = np.random.default_rng(0)
     items = np.concatenate([np.zeros((1, WIDTH)), dice.normal(size=(ITEMS, WIDTH)) / 2])
-    weight = np.exp(2 * items[1:, 0])
+    weight = np.exp(items[1:] @ TRUTH.numpy())
     taken = 1 + dice.choice(ITEMS, size=REQUESTS, p=weight / weight.sum())
     nothing = Ragged.from_rows([[]] * REQUESTS)
     best_first = 1 + np.argsort(-weight)
@@ -134,67 +136,93 @@ def test_the_expected_gradient_is_that_of_the_full_softmax(
 
     Hard items count once more: the gradient is not that of the softmax without them.
     """
-    examples, item_MD = drawn
-    user = torch.tensor([1.0, -0.5, 0.5], dtype=item_MD.dtype)
-
-    @cache
-    def full(item: int, hard: frozenset[int]) -> Gradient:
-        again = [each - 1 for each in hard]
-        of_user, of_items = oracle.full_softmax_gradient(
-            user.tolist(), item_MD[1:].tolist(), item - 1, 1.0, again
-        )
-        return np.array([of_user, *of_items])
-
-    def errors(log_q: str) -> list[Errors]:
-        """With each hard item counted once more, and without."""
-        config = LoopConfig(
-            requests_per_batch=AT_ONCE,
-            negatives=negatives,
-            temperature=1.0,
-            log_q=log_q,  # type: ignore[arg-type]
-        )
-        model, objective = Given(user, item_MD), Objective(config, examples, shop)
-        differences: list[tuple[Gradient, Gradient]] = []
-        step = 0
-        for epoch in range(3):
-            if negatives.mines(epoch):
-                objective.mined.mine(model, examples, shop, seed=(1, epoch))
-            for batch in batches(
-                examples,
-                shop,
-                requests_per_batch=AT_ONCE,
-                seed=1,
-                epoch=epoch,
-                negatives=negatives,
-                mined_LK=objective.mined.items_LK,
-            ):
-                loss = objective.loss(model, batch, step=step)
-                of_user, of_items = torch.autograd.grad(loss, (model.user_D, model.item_MD))
-                gradient = torch.cat([of_user.unsqueeze(0), of_items[1:]])
-                taken = batch.items.item_M[batch.positive_B].tolist()
-                hard = [
-                    frozenset() if negatives.each else hard_of(batch, line)
-                    for line in range(AT_ONCE)
-                ]
-                with_hard = np.mean([full(*each) for each in zip(taken, hard, strict=True)], axis=0)
-                plain = np.mean([full(item, frozenset()) for item in taken], axis=0)
-                differences.append((gradient.numpy() - with_hard, gradient.numpy() - plain))
-                step += 1
-        settled = differences[negatives.memory_after + negatives.memory :]
-        error = np.abs(np.mean(settled, axis=0)).max(axis=2)
-        return [Errors(user=each[0], items=each[1:].max()) for each in error]
-
-    counted_again, plain = errors("negatives")
+    user = torch.tensor([1.0, -0.5, 0.5])
+    counted_again, plain = errors(negatives, "negatives", user, drawn, shop)
     assert counted_again.user < 0.02
     # Of a hundred items half are drawn: their gradient varies more. Were the batch not
     # weighed for the memory, the two with one would have .005 and .008.
     assert counted_again.items < (0.003 if negatives.batch else 0.006)
     if negatives.batch:
-        uncorrected = errors("off")[0]
+        uncorrected = errors(negatives, "off", user, drawn, shop)[0]
         assert uncorrected.user > 0.05
         assert uncorrected.items > 0.005
     if negatives.impressed or negatives.mined:
         assert plain.user > 0.04
+
+
+@pytest.mark.parametrize(
+    "negatives",
+    [each for each in SUMS.values() if not (each.impressed or each.mined)],
+    ids=[name for name, each in SUMS.items() if not (each.impressed or each.mined)],
+)
+def test_at_the_truth_nothing_is_learned_where_all_is_corrected(
+    negatives: Negatives, drawn: tuple[Examples, torch.Tensor], shop: Catalogue
+) -> None:
+    """`log_q="all"`: with the user by whom the lines were drawn the full softmax is at its optimum.
+
+    Its gradient is nothing but the draw of the lines, and the corrected loss has the same.
+    """
+    found, _ = errors(negatives, "all", TRUTH, drawn, shop)
+    assert found.user < 0.01
+    assert found.items < (0.004 if negatives.batch else 0.02)  # the draws, as above
+    if negatives.batch:
+        uncorrected, _ = errors(negatives, "off", TRUTH, drawn, shop)
+        assert uncorrected.user > 0.03
+        assert uncorrected.items > 0.008
+
+
+def errors(
+    negatives: Negatives,
+    log_q: str,
+    user_D: Tensor,
+    drawn: tuple[Examples, torch.Tensor],
+    shop: Catalogue,
+) -> tuple[Errors, Errors]:
+    """How far the mean gradient is from the full softmax's: with hard items once more, without."""
+    examples, item_MD = drawn
+
+    @cache
+    def full(item: int, hard: frozenset[int]) -> Gradient:
+        again = [each - 1 for each in hard]
+        of_user, of_items = oracle.full_softmax_gradient(
+            user_D.tolist(), item_MD[1:].tolist(), item - 1, 1.0, again
+        )
+        return np.array([of_user, *of_items])
+
+    config = LoopConfig(
+        requests_per_batch=AT_ONCE,
+        negatives=negatives,
+        temperature=1.0,
+        log_q=log_q,  # type: ignore[arg-type]
+    )
+    model, objective = Given(user_D, item_MD), Objective(config, examples, shop)
+    differences: list[tuple[Gradient, Gradient]] = []
+    for epoch in range(3):
+        if negatives.mines(epoch):
+            objective.mined.mine(model, examples, shop, seed=(1, epoch))
+        for batch in batches(
+            examples,
+            shop,
+            requests_per_batch=AT_ONCE,
+            seed=1,
+            epoch=epoch,
+            negatives=negatives,
+            mined_LK=objective.mined.items_LK,
+        ):
+            loss = objective.loss(model, batch, step=len(differences))
+            of_user, of_items = torch.autograd.grad(loss, (model.user_D, model.item_MD))
+            gradient = torch.cat([of_user.unsqueeze(0), of_items[1:]])
+            taken = batch.items.item_M[batch.positive_B].tolist()
+            hard = [
+                frozenset() if negatives.each else hard_of(batch, line) for line in range(AT_ONCE)
+            ]
+            with_hard = np.mean([full(*each) for each in zip(taken, hard, strict=True)], axis=0)
+            plain = np.mean([full(item, frozenset()) for item in taken], axis=0)
+            differences.append((gradient.numpy() - with_hard, gradient.numpy() - plain))
+    settled = differences[negatives.memory_after + negatives.memory :]
+    error = np.abs(np.mean(settled, axis=0)).max(axis=2)
+    again, without = (Errors(user=each[0], items=each[1:].max()) for each in error)
+    return again, without
 
 
 def hard_of(batch: Batch, line: int) -> frozenset[int]:
