@@ -1,7 +1,8 @@
 """alpha-DNN: the baseline of MGDSPR's paper (systems.md 1.7).
 
 An MLP over mean-pooled query units, mean-pooled sequences and user statistics; the item tower and
-the loss are MGDSPR's. Docs: docs/models/alpha_dnn.md.
+the loss are MGDSPR's. Without a query `e_i` of the item clicked last stands in the place of the
+words' mean. Docs: docs/models/alpha_dnn.md.
 
 Shape legend: B lines, U requests, M distinct items, X distinct texts, D width, F statistics.
 """
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import ItemBatch, UserBatch
+from pagoda.models.last_item import stand_in
 from pagoda.models.parts import mlp, sequence_mean, unit_mean
 from pagoda.models.tables import TEXT_UNITS, ItemTower, Sizes
 from pagoda.windows import LONG_TERM_ACTIONS
@@ -93,5 +95,8 @@ class AlphaDnn(TwoTowers):
         hidden_BD = hidden_XD.index_select(0, batch.text_B) + hidden_UD.index_select(
             0, batch.request_B
         )
+        if (last_BD := stand_in(batch, self.item_tower.embed)) is not None:
+            of_words = self.text_layer.weight[:, : self.config.width]
+            hidden_BD = hidden_BD + functional.linear(last_BD, of_words)
         out: Tensor = self.deep(functional.relu(hidden_BD))
         return out

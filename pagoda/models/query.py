@@ -9,14 +9,18 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pagoda.models.inputs import UserBatch
+from pagoda.models.last_item import stand_in
 from pagoda.models.parts import mlp, sequence_mean
 from pagoda.models.tables import TEXT_UNITS, ItemEmbedding
 
 
 class QueryDnn(nn.Module):
     """`DNN([text units of the query; mean e_i of the clicks])`.
+
+    Without a query `e_i` of the item clicked last stands in the place of the words' mean.
 
     Args:
         width: of the embeddings. layers: widths of the DNN, the last that of the vector.
@@ -30,9 +34,9 @@ class QueryDnn(nn.Module):
         """[B, last width]; `items` are shared with the item tower and stay its own."""
         text_XD = items.tables.units(batch.texts)
         clicks_UD = sequence_mean(items.embed(batch.items), batch.clicks)
-        seen_BD = [
-            text_XD.index_select(0, batch.text_B),
-            clicks_UD.index_select(0, batch.request_B),
-        ]
+        text_BD = text_XD.index_select(0, batch.text_B)
+        if (last_BD := stand_in(batch, items.embed)) is not None:
+            text_BD = text_BD + functional.pad(last_BD, (0, text_BD.shape[1] - last_BD.shape[1]))
+        seen_BD = [text_BD, clicks_UD.index_select(0, batch.request_B)]
         out: Tensor = self.deep(torch.cat(seen_BD, -1))
         return out

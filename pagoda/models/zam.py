@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from pagoda.models.base import TwoTowers
 from pagoda.models.inputs import ItemBatch, Padded, UserBatch
+from pagoda.models.last_item import stand_in
 from pagoda.models.parts import attention_weights, unit_mean
 from pagoda.models.tables import Sizes, Table
 
@@ -111,9 +112,12 @@ class Zam(TwoTowers):
         return loss
 
     def _query(self, batch: UserBatch) -> Tensor:
-        """`q = tanh(W mean(words) + b)`, [B, D]."""
-        query_XD = torch.tanh(self.query(unit_mean(self.word, batch.texts.words_XN)))
-        return query_XD.index_select(0, batch.text_B)
+        """`q = tanh(W mean(words) + b)`, [B, D]; without words of the item clicked last."""
+        words_XD = unit_mean(self.word, batch.texts.words_XN)
+        last_BD = stand_in(batch, self.encode_item)
+        if last_BD is None:
+            return torch.tanh(self.query(words_XD)).index_select(0, batch.text_B)
+        return torch.tanh(self.query(words_XD.index_select(0, batch.text_B) + last_BD))
 
     def _attention(self, query_BD: Tensor, batch: UserBatch) -> tuple[Tensor, Tensor]:
         """Each line's weights over its user's history, [C, L, T], and the history, [C, T, D].

@@ -1,4 +1,4 @@
-"""MGDSPR without queries: the item clicked last stands in for the query."""
+"""Without queries the item clicked last stands in for the query."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from torch import Tensor
 
 from pagoda.bundle import Bundle, Request
 from pagoda.ids import key_of
+from pagoda.models.alpha_dnn import AlphaDnn
 from pagoda.models.catalogue import Catalogue
 from pagoda.models.inputs import UserBatch, item_batch, user_batch
 from pagoda.models.last_item import last_clicked
 from pagoda.models.mgdspr import Mgdspr, MgdsprConfig
 from pagoda.models.tables import Sizes
+from pagoda.models.towers import Config
+from pagoda.models.youtube_dnn import YoutubeDnn
+from pagoda.models.youtube_two_tower import YoutubeTwoTower
+from pagoda.models.zam import Zam
 from pagoda.text import Tokenizer
 from tests.training import toy
 from tests.training.conftest import MakeExamples
-from tests.training.small import built, whole
+from tests.training.small import SMALL, built, whole
 from training.data.batches import Examples
 from training.loop import train
 from training.loop_config import LoopConfig
@@ -146,3 +151,50 @@ def test_a_bundle_answers_an_empty_query_by_the_last_click(tmp_path: Path) -> No
     }
     clicked = Request(query="", at_ms=toy.T0, rows={**rows, "user_intraday": intraday})
     assert not np.allclose(bundle.embed([clicked])[0], empty)
+
+
+# The other towers ---------------------------------------------------------------------------
+
+OTHERS = {name: SMALL[name] for name in ("alpha_dnn", "youtube_two_tower", "youtube_dnn", "zam")}
+EACH_OTHER = pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
+
+
+@EACH_OTHER
+@torch.no_grad()
+def test_without_a_query_the_last_click_stands_where_the_words_would(
+    config: Config, sizes: Sizes, make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
+    """As if the query had one word, whose row is the item's and which has no letters."""
+    taken = (("", "i0"), ("milk", "i1"))
+    made = make_examples([toy.Basket(user="u", at_ms=toy.T0, taken=taken, clicks=12)])
+    batch = whole(made, catalogue)
+    model = built(config, sizes)
+    if isinstance(model, Zam):
+        embed, word = model.encode_item, model.word
+    else:
+        assert isinstance(model, AlphaDnn | YoutubeDnn | YoutubeTwoTower)
+        items = model.items if isinstance(model, YoutubeTwoTower) else model.item_tower
+        embed, word = items.embed, items.tables.word
+        items.tables.trigram.weight.zero_()
+    empty, milk = model.encode_user(batch)
+    assert not torch.allclose(empty, milk, atol=1e-3)
+    (number,) = made.texts.words[made.text_B[1]]
+    word.weight[int(number)] = embed(last_clicked(batch))[0]
+    empty, milk = model.encode_user(batch)
+    torch.testing.assert_close(empty, milk, atol=1e-5, rtol=1e-4)
+
+
+@EACH_OTHER
+@torch.no_grad()
+def test_lines_beside_it_that_have_a_query_stay_as_they_are(
+    config: Config, sizes: Sizes, make_examples: MakeExamples, catalogue: Catalogue
+) -> None:
+    baskets = [
+        toy.Basket(user=f"u{n}", at_ms=toy.T0 + n, taken=((query, "i0"),), clicks=clicks)
+        for n, (query, clicks) in enumerate((("milk", 12), ("", 3), ("", 0), ("tea", 0)))
+    ]
+    model = built(config, sizes)
+    together = model.encode_user(whole(make_examples(baskets), catalogue))
+    for line, basket in enumerate(baskets):
+        alone = model.encode_user(whole(make_examples([basket]), catalogue))
+        torch.testing.assert_close(alone[0], together[line], atol=1e-5, rtol=1e-4)
