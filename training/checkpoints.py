@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -32,12 +33,13 @@ def write(
     optimiser: torch.optim.Optimizer,
     others: Mapping[str, Kept],
     losses: list[float],
-) -> None:
-    """Write whole or not at all.
+) -> float:
+    """Write whole or not at all; how many seconds it took.
 
     Args:
         others: what else is kept, each under a name of its own.
     """
+    began = time.monotonic()
     tensors: dict[str, Tensor] = {
         f"{_MODEL}{name}": each.contiguous() for name, each in model.state_dict().items()
     }
@@ -49,6 +51,16 @@ def write(
     tensors[_LOSSES] = torch.tensor(losses, dtype=torch.float64)
     with whole.file(path) as draft:
         save_file(tensors, draft)
+    return time.monotonic() - began
+
+
+def rest_s(took_s: float) -> float:
+    """For how long none is written after one that took so long.
+
+    It holds all rows of the tables, however few a step has touched: with millions of items one
+    every so many steps would take most of the time, and so it has a twentieth at most.
+    """
+    return 0.0 if took_s < 1 else 20 * took_s
 
 
 def restore(

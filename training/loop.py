@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,6 +181,7 @@ def _train(
         rank = processes.rank()
         torch.manual_seed(config.seed + 1_000_003 * rank + before + len(losses))
     model.train()
+    rested_at = 0.0
     for epoch in phase.epochs[len(losses) // phase.per_epoch :]:
         first = len(losses) % phase.per_epoch
         if config.negatives.mines(epoch) and not first:
@@ -216,7 +218,8 @@ def _train(
                         gradient_norm=norm,
                     )
                 )
-            due = len(losses) == phase.steps or not len(losses) % config.checkpoint_steps
-            if checkpoint and not processes.rank() and due:
-                checkpoints.write(checkpoint, model, optimiser, kept, losses)
+            due = not len(losses) % config.checkpoint_steps and time.monotonic() >= rested_at
+            if checkpoint and not processes.rank() and (due or len(losses) == phase.steps):
+                took_s = checkpoints.write(checkpoint, model, optimiser, kept, losses)
+                rested_at = time.monotonic() + checkpoints.rest_s(took_s)
     return losses

@@ -72,7 +72,7 @@ class LoopConfig:
         precision: what towers and scores are computed in; weights, optimiser, log q and losses
             are fp32 in any case.
         finish: what comes after the epochs, if anything.
-        checkpoint_steps: steps between checkpoints.
+        checkpoint_steps: steps between checkpoints; more where they take long (`rest_s`).
     """
 
     epochs: int = 1

@@ -22,6 +22,7 @@ from pagoda.schemas import ACTIONS
 from tests.training import toy
 from tests.training.conftest import MakeExamples
 from tests.training.small import EACH, MGDSPR, YOUTUBE_DNN, ZAM, temperature
+from training import checkpoints
 from training.data.batches import Examples, batches
 from training.frequency import FrequencyConfig
 from training.loop import Step, train
@@ -148,6 +149,29 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(
     assert found == losses
     expected = weights(whole)
     assert all(torch.equal(each, expected[name]) for name, each in weights(resumed).items())
+
+
+@pytest.mark.parametrize(("took_s", "at"), [(0.01, [2, 4, 6, 8]), (5.0, [2, 8])])
+def test_checkpoints_that_take_long_are_fewer(
+    took_s: float,
+    at: list[int],
+    sizes: Sizes,
+    examples: Examples,
+    catalogue: Catalogue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[int] = []
+
+    def write(*given: Any) -> float:
+        written.append(len(given[-1]))
+        return took_s
+
+    monkeypatch.setattr(checkpoints, "write", write)
+    loop = replace(SHORT, checkpoint_steps=2)
+    losses = train(built(MGDSPR, sizes), examples, catalogue, loop, checkpoint=tmp_path / "none")
+    assert len(losses) == at[-1]
+    assert written == at
 
 
 @pytest.mark.parametrize(("stop_after", "goes_on_with"), [(8, 7), (9, 9), (11, 9), (12, 12)])
