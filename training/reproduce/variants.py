@@ -73,15 +73,14 @@ PLUS_ONE = {
     "bare": without(*FOUR),
     **{f"bare + {name}": without(*(each for each in FOUR if each != name)) for name in FOUR},
 }
-# The paper's own loss, and its two pieces there. It has no log q, beside which I_mix weighs little.
+# The paper's own loss, without I_mix and with: there is no log q, beside which I_mix weighs little.
 OF_POOL: Mapping[str, Any] = {
     "negatives": Negatives(batch=False, uniform=2048),
     "log_q": "off",
 }
 POOLED = {
-    "negatives of the pool": changed(BASE, loop=OF_POOL),
-    "of the pool, without tau": changed(without("tau"), loop=OF_POOL),
     "of the pool, without i_mix": changed(without("i_mix"), loop=OF_POOL),
+    "negatives of the pool": changed(BASE, loop=OF_POOL),
 }
 FURTHER = {
     **{f"without row {row}": changed(BASE, model={"drop_rows": (row,)}) for row in QUERY_ROWS},
@@ -102,13 +101,9 @@ FURTHER = {
         BASE, loop={"negatives": Negatives(memory=4, memory_after=100)}
     ),
 }
-# The hinge has no I_mix: what it is compared with is the softmax without; nor has it log q.
-SOFTMAX, HINGE, PLAIN = "without i_mix", "hinge", "without i_mix and log q"
-PAIRWISE = {
-    HINGE: changed(without("i_mix"), loop={"loss": "hinge"}),
-    PLAIN: changed(without("i_mix"), loop={"log_q": "off"}),
-}
-PLAIN_BASELINE = f"{BASELINE} without i_mix and log q"
+# The hinge has no I_mix: what it is compared with is the softmax without.
+SOFTMAX, HINGE = "without i_mix", "hinge"
+PAIRWISE = {HINGE: changed(without("i_mix"), loop={"loss": "hinge"})}
 # Sweeps by what is swept, in order; names of variants.
 TAUS = {0.5: "tau 0.5", 1.0: "without tau", 2.0: BASE.name, 4.0: "tau 4", 8.0: "tau 8"}
 ALPHAS = {
@@ -139,7 +134,6 @@ LONGER = {
 VARIANTS: Mapping[str, Recipe] = {
     BASE.name: BASE,
     BASELINE: replace(BASE, model=AlphaDnnConfig()),
-    PLAIN_BASELINE: replace(PAIRWISE[PLAIN], model=AlphaDnnConfig()),
     **LEAVE_ONE_OUT,
     **PLUS_ONE,
     **PAIRWISE,
