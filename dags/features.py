@@ -51,7 +51,7 @@ with DAG(
         "recipe": Param(
             None,
             type=["null", "string"],
-            description="Recipe for the train run that follows; empty: its own default",
+            description="Recipe for the train run that follows; empty: training.recipe",
         ),
         "parent": Param(
             None,

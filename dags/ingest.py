@@ -56,7 +56,7 @@ with DAG(
         "recipe": Param(
             None,
             type=["null", "string"],
-            description="Recipe for the train run at the end of the chain; empty: its own default",
+            description="Recipe for the train run at the end of the chain; empty: training.recipe",
         ),
         "parent": Param(
             None,

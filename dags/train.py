@@ -33,7 +33,7 @@ with DAG(
             None,
             type=["null", "string"],
             description="A recipe of training/recipes; empty: what the run upstream asked for, "
-            "or demo",
+            "or the setting training.recipe",
         ),
         "parent": Param(
             None,
@@ -48,7 +48,7 @@ with DAG(
         task_id="train",
         module="training.train",
         options={"--from": "{{ asked('parent') }}", "--force": "{{ params.force }}"},
-        operands="{{ [recipe()] | tojson }}",
+        operands="{{ [asked('recipe')] | tojson }}",
         pool="spark",  # Feast's historical join is a Spark job of its own
         outlets=[BUNDLE],
     )

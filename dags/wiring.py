@@ -65,12 +65,6 @@ def asked(context: Any, name: str) -> Any:
 
 
 @pass_context
-def recipe(context: Any) -> str:
-    """The recipe that this road trains: a template macro."""
-    return asked(context, "recipe") or "demo"
-
-
-@pass_context
 def first_day(context: Any) -> str | None:
     """The first UTC day that a features run builds: a template macro.
 
@@ -82,8 +76,9 @@ def first_day(context: Any) -> str | None:
     if context["dag_run"].run_type == "backfill":
         return last_day(context)
     if context.get("triggering_asset_events"):
-        plan = answer_of("training.train", "--plan", "--json", "--", recipe(context))
-        return plan["features_from"]
+        recipe = asked(context, "recipe")
+        named = ["--", recipe] if recipe else []
+        return answer_of("training.train", "--plan", "--json", *named)["features_from"]
     return None
 
 
@@ -104,4 +99,4 @@ def skip_in_backfill(context: Any) -> None:
         raise AirflowSkipException("a backfill's day is for training, not for the online store")
 
 
-MACROS = {"asked": asked, "recipe": recipe, "first_day": first_day, "last_day": last_day}
+MACROS = {"asked": asked, "first_day": first_day, "last_day": last_day}

@@ -200,12 +200,14 @@ class Spark(_Part):
 
 
 class Training(_Part):
-    """Where towers are trained.
+    """What is trained, and where.
 
     Attributes:
+        recipe: where none is named: by the runs that Airflow's clock starts, by `pagoda train`.
         device: the processor, or a card by its number: cuda, cuda:1.
     """
 
+    recipe: str = "demo"
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:(0|[1-9]\d?))?)$")
 
 

@@ -1,4 +1,4 @@
-"""How often an item is taken, estimated from the stream of batches alone (systems.md 4).
+"""How often an item is taken, estimated from the stream of batches alone.
 
     gap D of a slot    D <- (1 - rate) D + rate (step - A), A <- step    whenever its item is taken
     chance             p = 1 / D: that a batch holds the item

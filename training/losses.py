@@ -1,4 +1,4 @@
-"""Losses over one set of columns that all lines of a batch share (systems.md 1.5, 3 and 4).
+"""Losses over one set of columns that all lines of a batch share (MGDSPR 3.4, and log q).
 
 Shape legend: B lines, N columns (distinct items), K further negatives of a line.
 """

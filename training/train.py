@@ -299,9 +299,13 @@ def _train(
 @app.command()
 def train(
     name: Annotated[
-        str,
-        typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}; see docs/models."),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help=f"One of: {', '.join(RECIPES)}; see docs/models.",
+            show_default="setting training.recipe",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Train even if this was trained already.")
     ] = False,
@@ -344,7 +348,8 @@ def train(
     settings = settings_module.load()
     dataset = datasets.load(settings)
     given = [*(changed or ()), *([f"loop.seed={seed}"] if seed is not None else ())]
-    chosen = plan(overridden(recipe(name), given), dataset, week_of(week))
+    named_recipe = recipe(name or settings.training.recipe)
+    chosen = plan(overridden(named_recipe, given), dataset, week_of(week))
     chosen = replace(chosen, changed=tuple(given))
     if parent is not None:
         started_from = Bundle.load(registry.require(settings, _live(settings, parent)))
@@ -352,7 +357,7 @@ def train(
         parent = started_from.name
     if show_plan:
         planned = {
-            "recipe": name,
+            "recipe": chosen.recipe.name,
             "features_from": str(chosen.whole.first),
             "features_to": str(chosen.whole.last),
             "trained_from": str(chosen.train.first),

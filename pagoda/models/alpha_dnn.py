@@ -1,4 +1,4 @@
-"""alpha-DNN: the baseline of MGDSPR's paper (systems.md 1.7).
+"""alpha-DNN: the baseline of MGDSPR's paper.
 
 An MLP over mean-pooled query units, mean-pooled sequences and user statistics; the item tower and
 the loss are MGDSPR's. Without a query `e_i` of the item clicked last stands in the place of the

@@ -1,4 +1,4 @@
-"""BST: behaviour sequence transformer (Chen et al., DLP-KDD 2019; systems.md 13), a ranking model.
+"""BST: behaviour sequence transformer (Chen et al., DLP-KDD 2019), a ranking model.
 
 It looks at user and item together, so nothing can be searched by it: it orders what was found.
 Equations, departures and results: docs/models/bst.md.

@@ -1,4 +1,4 @@
-"""DSSM: deep structured semantic model (Huang et al., CIKM 2013; systems.md 5).
+"""DSSM: deep structured semantic model (Huang et al., CIKM 2013).
 
 Equations, departures and results: docs/models/dssm.md.
 

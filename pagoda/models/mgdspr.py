@@ -151,7 +151,7 @@ class Mgdspr(TwoTowers):
             self.stats = nn.Linear(sizes.stats, width)
 
     def encode_item(self, items: ItemBatch) -> Tensor:
-        """Item vectors, [M, D] (1.4)."""
+        """Item vectors, [M, D] (3.3)."""
         out: Tensor = self.item_tower(items)
         return out
 
@@ -187,7 +187,7 @@ class Mgdspr(TwoTowers):
         return out
 
     def query_rows(self, batch: UserBatch) -> Tensor:
-        """`Q_mgs`, [B, Q, D]; without a query the item clicked last stands in (1.9)."""
+        """`Q_mgs`, [B, Q, D]; without a query the item clicked last stands in."""
         if self.config.query == "text":
             rows_BQD: Tensor = self.query(self.item_tower.tables, batch)
             return rows_BQD
@@ -197,7 +197,7 @@ class Mgdspr(TwoTowers):
     def _attend_sequence(
         self, q_mgs_CED: Tensor, encoder: nn.Module, e_MD: Tensor, sequence: Padded, blocks: Blocks
     ) -> Tensor:
-        """`softmax(Q · [0; X']^T) [0; X']`, [C, E, D]; zero, and no work, without events (1.3)."""
+        """`softmax(Q · [0; X']^T) [0; X']`, [C, E, D]; zero without events (3.2.2)."""
         h_CED = torch.zeros_like(q_mgs_CED)
         for request_G, some in sequence.by_length():
             x_GTD = self.item_dropout(functional.embedding(some.at_UT, e_MD))
@@ -217,7 +217,7 @@ class Mgdspr(TwoTowers):
         return filled_UA if self.config.mask_empty_actions else torch.ones_like(filled_UA)
 
     def _attend_long_term(self, q_mgs_CED: Tensor, batch: UserBatch) -> Tensor:
-        """`H_long = sum over views a of softmax(Q · [0; P_a]^T) [0; P_a]`, [C, E, D] (1.3).
+        """`H_long = sum over views a of softmax(Q · [0; P_a]^T) [0; P_a]`, [C, E, D] (3.2.2).
 
         `P_a`: the means of clicked, bought and collected. One product scores all views, each has
         its own softmax, and another product sums them.
@@ -254,7 +254,7 @@ class Mgdspr(TwoTowers):
 
 
 class QueryUnits(nn.Module):
-    """`Q_mgs`: the query at several granularities, its history, and their sum (1.2)."""
+    """`Q_mgs`: the query at several granularities, its history, and their sum (3.2.1)."""
 
     def __init__(self, config: MgdsprConfig) -> None:
         super().__init__()
@@ -301,7 +301,7 @@ class QueryUnits(nn.Module):
 
 
 class WordTransformer(nn.Module):
-    """Words in their order: learned positions and a transformer (1.2)."""
+    """Words in their order: learned positions and a transformer (3.2.1)."""
 
     def __init__(self, config: MgdsprConfig, *, most: int) -> None:
         super().__init__()
@@ -335,7 +335,7 @@ class WordLstm(nn.Module):
 
 
 class RealTime(nn.Module):
-    """`MultiHeadSelfAttention(LSTM(R))`: two LSTM layers, a residual between them (1.3)."""
+    """`MultiHeadSelfAttention(LSTM(R))`: two LSTM layers, a residual between them (3.2.2)."""
 
     def __init__(self, config: MgdsprConfig) -> None:
         super().__init__()
@@ -353,7 +353,7 @@ class RealTime(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """In the fusion's place: the tokens behind each other through a DNN (1.7)."""
+    """In the fusion's place: the tokens behind each other through a DNN."""
 
     def __init__(self, width: int, tokens: int) -> None:
         super().__init__()
@@ -366,7 +366,7 @@ class ConcatFusion(nn.Module):
 
 
 class MeanFusion(nn.Module):
-    """The ablation without the fusion transformer: mean of the tokens, then linear (1.7)."""
+    """The ablation without the fusion transformer: mean of the tokens, then linear."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -75,7 +75,7 @@ def attention_weights(score: Tensor, mask: Tensor, *, zero_vector: bool) -> Tens
 def attend(
     query_BQD: Tensor, memory_BTD: Tensor, mask_BT: Tensor, *, zero_vector: bool = True
 ) -> Tensor:
-    """`softmax(Q · [0; X]^T) [0; X]`, unscaled, [B, Q, D] (MGDSPR, systems.md 1.3).
+    """`softmax(Q · [0; X]^T) [0; X]`, unscaled, [B, Q, D] (MGDSPR 3.2.2).
 
     Exactly zero where all memory is masked. Masked memory must be finite.
     """

@@ -1,4 +1,4 @@
-"""Embedding tables shared by both towers, and the item tower (systems.md 1.1 and 1.4).
+"""Embedding tables shared by both towers, and the item tower.
 
 Shape legend: M items, N units of a text, X texts, D width, K hash functions.
 """
@@ -36,7 +36,7 @@ class Hashed:
     Attributes:
         rows: beside row 0.
         functions: how many rows a number has.
-    Source: systems.md 12.
+    Docs: docs/models/README.md, Embedding schemes.
     """
 
     rows: int

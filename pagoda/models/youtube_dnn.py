@@ -1,4 +1,4 @@
-"""YouTube DNN (Covington et al., RecSys 2016; systems.md 10): the user encoder of CBNS too.
+"""YouTube DNN (Covington et al., RecSys 2016): the user encoder of CBNS too.
 
 Equations, departures and results: docs/models/youtube_dnn.md.
 """

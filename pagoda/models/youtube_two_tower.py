@@ -1,4 +1,4 @@
-"""YouTube's two-tower model with sampling-bias correction (Yi et al., RecSys 2019; systems.md 4).
+"""YouTube's two-tower model with sampling-bias correction (Yi et al., RecSys 2019).
 
 Equations, departures and results: docs/models/youtube_two_tower.md. The correction is the loop's:
 `training/frequency.py`.

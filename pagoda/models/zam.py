@@ -1,4 +1,4 @@
-"""ZAM: zero attention model for personalised product search (Ai et al., CIKM 2019; systems.md 14).
+"""ZAM: zero attention model for personalised product search (Ai et al., CIKM 2019).
 
 Equations, departures and results: docs/models/zam.md.
 

@@ -68,6 +68,9 @@ def test_settings_of_the_command_line_are_the_recipes(
         return json.loads(ran.stdout)
 
     plain, week = planned(), planned("--set", "train_days=7")
+    monkeypatch.setenv("PAGODA_TRAINING__RECIPE", "smoke")
+    unnamed = CliRunner().invoke(training.app, ["--plan", "--json"])
+    assert json.loads(unnamed.stdout) == plain
     first = date.fromisoformat(week["trained_from"])
     assert first > date.fromisoformat(plain["trained_from"])
     assert date.fromisoformat(week["trained_to"]) - first == timedelta(days=6)
