@@ -55,6 +55,7 @@ def test_tasks_have_each_run_of_the_plan_once(size: str, tmp_path: Path) -> None
     for task in found:
         read = {(run.recipe.service, run.recipe.windows, run.recipe.tokenizer) for run in task.runs}
         assert len(read) == 1
+        assert {run.recipe.loop.seed for run in task.runs} == {task.seed}
         assert task.seconds > 0
 
 

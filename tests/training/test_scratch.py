@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from pagoda.errors import Conflict
+from pagoda.settings import Settings
 from tests.conftest import Home
 from training.data import scratch
 
@@ -37,7 +40,14 @@ def test_a_second_process_is_refused_until_the_first_is_gone_however_it_went(hom
         scratch.held(made, "train-x").__enter__()
     with scratch.held(made, "train-y"):
         pass
+    waiting = ThreadPoolExecutor(1).submit(_waits, made)
+    with pytest.raises(TimeoutError):
+        waiting.result(timeout=0.3)
     first.kill()
     first.wait()
-    with scratch.held(made, "train-x") as folder:
-        assert folder == made.scratch / "train-x"
+    assert waiting.result(timeout=30) == made.scratch / "train-x"
+
+
+def _waits(settings: Settings) -> Path:
+    with scratch.held(settings, "train-x", wait=True) as folder:
+        return folder

@@ -13,17 +13,19 @@ from pagoda.settings import Settings
 
 
 @contextmanager
-def held(settings: Settings, name: str) -> Iterator[Path]:
+def held(settings: Settings, name: str, *, wait: bool = False) -> Iterator[Path]:
     """The folder of that name, for this process alone; what it holds stays.
 
     Two processes in one would map files that the other writes anew.
 
-    Raises: Conflict if another is in it.
+    Args:
+        wait: until no other is in it.
+    Raises: Conflict if another is in it and is not waited for.
     """
     folder = settings.scratch / name
     lock = FileLock(settings.scratch / f"{name}.lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
         raise Conflict(
             "another process trains on the same rows",

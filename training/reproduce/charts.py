@@ -73,7 +73,7 @@ def _spread(value: Value) -> tuple[float, float]:
 
 def traced(found: Found) -> list[str]:
     """Variants whose recall was measured while they learned."""
-    return [name for name in TRACED if name in found.runs]
+    return [name for name in TRACED if any(run.recalls for run in found.runs.get(name, ()))]
 
 
 def learning(found: Found) -> tuple[Markup, Markup, str]:
@@ -100,7 +100,7 @@ def learning(found: Found) -> tuple[Markup, Markup, str]:
         log_x=True,
     )
     said = ""
-    if {SOFTMAX, HINGE} <= found.runs.keys():
+    if {SOFTMAX, HINGE} <= set(traced(found)):
         pairs = list(zip(found.runs[SOFTMAX], found.runs[HINGE], strict=False))
         steps = [reached(softmax, hinge) for softmax, hinge in pairs]
         last = pairs[0][1].recalls[-1][0]

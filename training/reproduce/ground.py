@@ -162,13 +162,14 @@ def build(
     inputs: Inputs,
     folder: Path,
     *,
+    encoded: Path,
     session: SparkSession | None = None,
 ) -> Ground:
     """Fetch, cut and encode.
 
     Args:
         inputs: as `read` gave them for the same recipe.
-        folder: where what is fetched stays for the next time, and what is encoded lies.
+        folder: where what is fetched stays for the next time. encoded: where what is encoded lies.
     """
     chosen = plan(recipe, inputs.dataset, part.week)
     service = features.service(recipe.service)
@@ -186,7 +187,7 @@ def build(
                 tokenizer,
                 spec=recipe.windows,
                 stats=stats,
-                folder=folder / name,
+                folder=encoded / name,
             )
             for name, lines in (("train", inputs.train_lines), ("judged", inputs.judged_lines))
         )

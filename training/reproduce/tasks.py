@@ -1,4 +1,4 @@
-"""Tasks: runs that stand on the same rows, each task in a process of its own, several at a time.
+"""Tasks: runs of a seed on the same rows, each task in a process of its own, several at a time.
 
 Models of this width gain little from a second thread, so a process has its share of the cores and
 another task runs beside it. What a task says is kept in a log of its own.
@@ -36,15 +36,17 @@ _LAST_LINES = 15
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The runs of a part that stand on the same rows.
+    """The runs of a part that stand on the same rows and have the same seed.
 
     Attributes:
         part: with no other variants. rows: its number among those of the whole part.
+        seed: of all its runs.
         runs: all of them. seconds: that those may take that are not done.
     """
 
     part: Part
     rows: int
+    seed: int
     runs: Sequence[Run]
     seconds: float
 
@@ -65,15 +67,22 @@ def tasks_of(folder: Path, parts: Sequence[Part], seeds: int) -> list[Task]:
         ground = record.newest_ground(folder, part.name)
         for number, some in enumerate(part.by_rows()):
             runs = runs_of(some, ground or folder, seeds)
-            found.append(Task(part=some, rows=number, runs=runs, seconds=_seconds(some, runs)))
-    return found
+            for seed in range(seeds):
+                of_seed = [each for each in runs if each.recipe.loop.seed == seed]
+                took = _seconds(some, of_seed, runs)
+                found.append(Task(part=some, rows=number, seed=seed, runs=of_seed, seconds=took))
+    return [each for each in found if each.runs]
 
 
-def _seconds(part: Part, runs: Sequence[Run]) -> float:
-    """What the missing runs take: an epoch the mean of those that are done, or a guess."""
+def _seconds(part: Part, runs: Sequence[Run], others: Sequence[Run]) -> float:
+    """What the missing runs take: an epoch the mean of those that are done, or a guess.
+
+    Args:
+        others: on the same rows, these among them.
+    """
     left = [each for each in runs if not each.done]
     epochs = sum(each.recipe.loop.epochs for each in left)
-    if done := [each for each in runs if each.done]:
+    if done := [each for each in others if each.done]:
         took = sum(sum(each.seconds.values()) for each in record.read_runs(e.path for e in done))
         return epochs * took / sum(each.recipe.loop.epochs for each in done)
     lines, judged = part.rows or _ALL_LINES, part.judged or _WEEK_LINES
@@ -108,7 +117,10 @@ def jobs_of(
     processes: int,
     device: str,
 ) -> list[Job]:
-    """Their commands, the longest first.
+    """Their commands: seed by seed, the longest first.
+
+    So whole seeds are done first, tasks seldom wait for each other to fetch the same rows, and the
+    last ones are short, which shares the cores evenly.
 
     Args:
         homes: of the parts' data sets, by the part's name. folder: below which runs and logs lie.
@@ -118,12 +130,13 @@ def jobs_of(
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // at_work))
     further = {"OMP_NUM_THREADS": threads, "PAGODA_TRAINING__DEVICE": device}
     jobs = []
-    for task in sorted(tasks, key=lambda task: task.seconds, reverse=True):
+    for task in sorted(tasks, key=lambda task: (task.seed, -task.seconds)):
         command = [sys.executable, "-m", "training.reproduce.runs", task.part.name]
-        command += [f"--rows={task.rows}", f"--size={size}", f"--seeds={seeds}"]
+        command += [f"--rows={task.rows}", f"--size={size}", f"--seed={task.seed}"]
+        command += [f"--seeds={seeds}"]
         jobs.append(
             Job(
-                name=f"{task.part.name}-{task.rows}".replace(" ", "-"),
+                name=f"{task.part.name}-{task.rows}-{task.seed}".replace(" ", "-"),
                 command=[*command, f"--folder={folder / 'runs'}"],
                 environment=private_home.environment_of(homes[task.part.name], further),
             )
