@@ -134,7 +134,7 @@ FULL = Size(
                 HINGE,
                 MIX_CORRECTED,
                 *((*SWEPT, *POOLED) if noise == _NOISES[1] else ()),
-                rows=120_000,
+                rows=90_000,
                 judged=10_000,
                 small=False,
             )
