@@ -28,7 +28,9 @@ from training.reproduce.runs import SAYS, Run, runs_of
 
 # What a run takes on one thread, roughly: used until some of the task have been timed.
 _S_PER_LINE, _S_PER_JUDGED_LINE = 1 / 5_000, 1 / 1_500
-_ALL_LINES, _WEEK_LINES = 1_400_000, 25_000  # completejourney's year, and a week of it
+# completejourney's year and a week of it, and the same of a hundred households.
+_ALL_LINES, _WEEK_LINES = 1_400_000, 25_000
+_FEW_LINES, _FEW_OF_WEEK = 50_000, 1_000
 _TASK_GB = 8  # what a task may need: its rows, and Spark while they are fetched
 _LOOK_S = 0.5
 _LAST_LINES = 15
@@ -85,7 +87,8 @@ def _seconds(part: Part, runs: Sequence[Run], others: Sequence[Run]) -> float:
     if done := [each for each in others if each.done]:
         took = sum(sum(each.seconds.values()) for each in record.read_runs(e.path for e in done))
         return epochs * took / sum(each.recipe.loop.epochs for each in done)
-    lines, judged = part.rows or _ALL_LINES, part.judged or _WEEK_LINES
+    all_lines, week = (_FEW_LINES, _FEW_OF_WEEK) if part.small else (_ALL_LINES, _WEEK_LINES)
+    lines, judged = part.rows or all_lines, part.judged or week
     return lines * epochs * _S_PER_LINE + len(left) * judged * _S_PER_JUDGED_LINE
 
 
