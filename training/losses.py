@@ -18,7 +18,8 @@ class Mix:
 
     Attributes:
         most: hard negatives of a line, the largest scores.
-        share: at most this share of the negatives; the smaller bound counts.
+        share: at most this share of the negatives; the smaller bound counts. Of 2,048, the set
+            here, that is the paper's 684; of fewer a third as well.
         through_positive: whether the gradient flows into `i⁺` through the mix too.
         corrected: where log q corrects the positive's score, by as much: the odds between the two
             are then those of their scores alone. Without, a mix of a rare item weighs next to
@@ -28,7 +29,7 @@ class Mix:
     low: float = 0.4
     high: float = 0.6
     most: int = 684
-    share: float = 1 / 3
+    share: float = 684 / 2048
     through_positive: bool = True
     corrected: bool = False
 

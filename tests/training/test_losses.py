@@ -62,6 +62,21 @@ def test_loss_agrees_with_loops(
     )
 
 
+@pytest.mark.parametrize(("negatives", "hard"), [(2_048, 684), (640, 213), (1, 1)])
+def test_the_papers_hard_negatives_are_684_of_2048(negatives: int, hard: int) -> None:
+    score_BN = torch.randn(1, negatives + 1)
+    found = mixed(
+        score_BN,
+        positive_B=torch.tensor([0]),
+        excluded_BN=torch.zeros_like(score_BN, dtype=torch.bool),
+        negatives=negatives,
+        mix=Mix(low=0, high=0),
+        dice=torch.Generator(),
+    )
+    expected = score_BN[:, 1:].sort(descending=True).values[:, :hard]
+    torch.testing.assert_close(found, expected)
+
+
 @given(st.integers(0, 10_000), st.booleans())
 def test_mixed_scores_are_those_of_mixed_vectors(seed: int, through_positive: bool) -> None:
     """Vectors are built and scored here; production mixes scores."""
