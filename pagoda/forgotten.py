@@ -108,7 +108,8 @@ def add(settings: Settings, user_key: int, *, now_ms: int) -> None:
             known = _read(file).until_ms
         until = {**known, user_key: now_ms + FUTURE_TOLERANCE_MS}
         os.link(target, before)
-        whole.write(target, orjson.dumps({str(key): until[key] for key in sorted(until)}))
+        content = orjson.dumps({str(key): until[key] for key in sorted(until)})
+        whole.write(target, content, durable=True)
         _wait_for_readers(before)
 
 

@@ -194,7 +194,7 @@ def _write(
 
 
 def _replace(settings: Settings, after: Pointer) -> None:
-    whole.write(settings.bundles / POINTER, after.model_dump_json(indent=2))
+    whole.write(settings.bundles / POINTER, after.model_dump_json(indent=2), durable=True)
 
 
 @contextmanager

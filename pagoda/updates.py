@@ -254,7 +254,7 @@ def _save(settings: Settings, bundle: str, held: Updates) -> None:
     ).append_column("applied", pa.array(held.applied_N))
     table = table.replace_schema_metadata({_COLLECTION: str(held.collection_id)})
     with (
-        whole.file(path(settings, bundle)) as draft,
+        whole.file(path(settings, bundle), durable=True) as draft,
         pa.ipc.new_file(str(draft), table.schema) as writer,
     ):
         writer.write_table(table)

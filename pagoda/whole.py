@@ -1,6 +1,6 @@
 """Files and folders that are there whole or not at all.
 
-    a draft beside the target -> the disk -> renamed into place
+    a draft beside the target -> (the disk) -> renamed into place
 
 A reader sees the earlier one or the new one and never half of either, whoever is killed and when.
 What a killed writer left is called `.draft-<name>-<pid>`: nobody reads it.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def write(
-    target: Path, content: bytes | str, *, private: bool = False, durable: bool = True
+    target: Path, content: bytes | str, *, private: bool = False, durable: bool = False
 ) -> Path:
     """Write a file, text as UTF-8. Arguments as of `file`; returns: the target."""
     with file(target, private=private, durable=durable) as draft:
@@ -25,7 +25,7 @@ def write(
 
 
 @contextmanager
-def file(target: Path, *, private: bool = False, durable: bool = True) -> Iterator[Path]:
+def file(target: Path, *, private: bool = False, durable: bool = False) -> Iterator[Path]:
     """A draft of a file to write to, in its place when the block ends.
 
     Args:

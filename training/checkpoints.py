@@ -49,7 +49,7 @@ def write(
         tensors |= {f"{part}.{name}": each for name, each in other.tensors().items()}
     tensors[_RANDOM] = torch.get_rng_state()
     tensors[_LOSSES] = torch.tensor(losses, dtype=torch.float64)
-    with whole.file(path) as draft:
+    with whole.file(path, durable=True) as draft:
         save_file(tensors, draft)
     return time.monotonic() - began
 

@@ -33,7 +33,7 @@ class ReadyFile:
         if said == self._last and not due:
             return
         content = {"pid": os.getpid(), "time_ms": time.time_ns() // 1_000_000, "positions": said}
-        whole.write(self._path, orjson.dumps(content), durable=False)
+        whole.write(self._path, orjson.dumps(content))
         self._written_at, self._last = time.monotonic(), said
 
     def remove(self) -> None:

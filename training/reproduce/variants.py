@@ -124,12 +124,12 @@ SWEPT = {
     "alpha 0.7–0.9": _mixing(0.7, 0.9),
 }
 # Whether I_mix says too little because log q lifts the positive alone: the sweep's middle and ends.
+_RANGES = {"0": (0.0, 0.0), "0.4–0.6": (0.4, 0.6), "0.7–0.9": (0.7, 0.9)}
+CORRECTED_ALPHAS = {alpha: f"alpha {alpha}, corrected" for alpha in _RANGES}
 CORRECTED = {
-    f"alpha {alpha}, corrected": _mixing(low, high, corrected=True)
-    for alpha, low, high in (("0", 0.0, 0.0), ("0.4–0.6", 0.4, 0.6), ("0.7–0.9", 0.7, 0.9))
+    CORRECTED_ALPHAS[alpha]: _mixing(*between, corrected=True) for alpha, between in _RANGES.items()
 }
-MIX_CORRECTED = "alpha 0.4–0.6, corrected"
-CORRECTED_ALPHAS = {alpha: f"alpha {alpha}, corrected" for alpha in ("0", "0.4–0.6", "0.7–0.9")}
+MIX_CORRECTED = CORRECTED_ALPHAS["0.4–0.6"]
 # Whether what the largest temperature loses is a matter of steps: the sweep's ends, four epochs.
 LONGER = {
     f"tau {tau:g}, 4 epochs": changed(BASE, loop={"temperature": tau, "epochs": 4})
